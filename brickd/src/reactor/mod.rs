@@ -1,0 +1,1 @@
+//! The shell around the engine: io_uring, sockets, cores.

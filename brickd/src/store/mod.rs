@@ -1,0 +1,1 @@
+//! The on-disk format: superblock, registers, dirty maps, shard files.

@@ -1,0 +1,362 @@
+//! The aux bodies of the requests that aren't about registers.
+//!
+//! Block CRCs have no struct of their own: the aux of a `Write`, a `DummyWrite` or a `Read` reply is the
+//! CRC32C of blocks 1.. (u32 each); block 0's is in the header. A one-block frame has no aux.
+
+use crate::blocks::BlockSet;
+use crate::cursor::{Body, BodyError, Put, Reader};
+use crate::header::Header;
+use crate::ids::{BootUuid, BrickUuid, ImageUuid, Incarnation, Role, ShardIndex, StartCounter, VolumeUuid};
+use crate::limits::{
+    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, SHARD_BLOCKS_MAX, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
+};
+
+/// `Attach`: the header's image handle stands for this image from now on, on this connection.
+///
+/// `0 16B image; 16 u8 log2 of the shard size`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The image.
+    pub image: ImageUuid,
+    /// log2 of the shard size in bytes.
+    pub shard_shift: u8,
+}
+
+/// `Stamp`: the freshly formatted brick becomes a member of a volume. The same stamp again is a no-op.
+///
+/// `0 16B volume; 16 u16 group; 18 u8 role; 19 u8 members n; 20 n × 16B brick`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The volume.
+    pub volume: VolumeUuid,
+    /// The group, by its position in the volume file.
+    pub group: u16,
+    /// The role the operator means this brick to have.
+    pub role: Role,
+    /// All bricks of the group.
+    pub members: Vec<BrickUuid>,
+}
+
+/// Reply to `BrickStatus`.
+///
+/// `0 u64 free bytes; 8 u64 used bytes; 16 u32 images; 20 u32 sessions`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrickStatus {
+    /// Free bytes of the file system under the brick.
+    pub free_bytes: u64,
+    /// Bytes in this brick's shard files.
+    pub used_bytes: u64,
+    /// Images with a shard or a register here.
+    pub images: u32,
+    /// Sessions connected.
+    pub sessions: u32,
+}
+
+/// Reply to `ImageStatus` (the request's aux is the image's 16 bytes): counters of one core, to be summed
+/// over a brick's cores. `EXACT` is set in the flags if the brick lost no dirty bit.
+///
+/// `0 u64 dirty blocks; 8 u64 shards; 16 u64 blocks pulled; 24 u64 blocks compared; 32 u64 wire bytes pulled`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageStatus {
+    /// Blocks that may differ between bricks.
+    pub dirty_blocks: u64,
+    /// Shards with a file here.
+    pub shards: u64,
+    /// Blocks fetched from other bricks since this brick started.
+    pub pulled_blocks: u64,
+    /// Blocks compared with another brick's since this brick started.
+    pub compared_blocks: u64,
+    /// Bytes those pulls moved over the network, both ways.
+    pub pulled_wire_bytes: u64,
+}
+
+/// A page of `DirtyRead`: bitmaps of the shards with dirty bits, ascending. The request's header says at
+/// which shard to start.
+///
+/// `per shard: u32 shard; u16 bitmap bytes; bitmap`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirtyPage {
+    /// Shard and its dirty blocks.
+    pub shards: Vec<(ShardIndex, BlockSet)>,
+}
+
+/// A page of `ShardList`: indexes, ascending, u32 each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardPage {
+    /// Shards that exist.
+    pub shards: Vec<ShardIndex>,
+}
+
+/// `Pull`: fetch those of `blocks` of the header's shard that differ from the source's copy.
+///
+/// `0 16B source brick; 16 16B its boot; 32 u64 its start counter; 40 text its address; . bitmap (rest)`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// Where the good copy is.
+    pub source: BrickUuid,
+    /// The life of the source that the holder knows.
+    pub incarnation: Incarnation,
+    /// `host:port` of the source.
+    pub address: String,
+    /// Blocks that may differ.
+    pub blocks: BlockSet,
+}
+
+/// Reply to `Pull`.
+///
+/// `0 u32 blocks compared; 4 u32 blocks written; 8 u64 wire bytes, both ways`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullReport {
+    /// Blocks whose hashes were compared.
+    pub compared_blocks: u32,
+    /// Blocks that differed and were written.
+    pub written_blocks: u32,
+    /// Bytes of all frames, both ways.
+    pub wire_bytes: u64,
+}
+
+/// `PullRead`, brick to brick: the header's blocks, but only those whose hash differs from the puller's.
+///
+/// `0 16B boot; 16 u64 start counter of the source that is meant; 24 count × u64 hashes, or none at all:`
+/// `the puller has no such shard, which reads as zeros`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRead {
+    /// The life of the source that the holder knows.
+    pub incarnation: Incarnation,
+    /// The puller's hashes ([`crate::checksum::block_hash`], seeded by the epoch's counter).
+    pub hashes: Vec<u64>,
+}
+
+/// Reply to `PullRead`: which blocks follow, and their CRCs (all of them: unlike a read's, the first one's
+/// stands here too, as the first block may not be among them).
+///
+/// `0 u16 bitmap bytes n; 2 n bytes bitmap, bit i is block first+i; . u32 CRC per block sent`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullReadReply {
+    /// Relative to the first block asked for.
+    pub differing: BlockSet,
+    /// One per differing block.
+    pub crcs: Vec<u32>,
+}
+
+/// Splits block CRCs into the header's and the aux body's part; sets the header's.
+pub fn put_crcs(header: &mut Header, crcs: &[u32]) -> Vec<u8> {
+    header.first_crc = crcs.first().copied().unwrap_or(0);
+    crcs.iter().skip(1).flat_map(|crc| crc.to_le_bytes()).collect()
+}
+
+/// Joins what [`put_crcs`] split; `block_count` CRCs or an error.
+pub fn read_crcs(header: &Header, aux: &[u8], block_count: usize) -> Result<Vec<u32>, BodyError> {
+    if aux.len() != block_count.saturating_sub(1) * 4 {
+        return Err(BodyError::OutOfRange { field: "block crcs", value: aux.len() as u64 });
+    }
+    let rest = aux.chunks_exact(4).map(|chunk| u32::from_le_bytes(chunk.try_into().expect("4 bytes")));
+    Ok(std::iter::once(header.first_crc).chain(rest).take(block_count).collect())
+}
+
+impl Body for Attach {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.image.to_bytes());
+        out.put_u8(self.shard_shift);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Attach, BodyError> {
+        let image = ImageUuid::from_bytes(reader.array()?);
+        let shard_shift = reader.u8()?;
+        if !(SHARD_SHIFT_MIN..=SHARD_SHIFT_MAX).contains(&shard_shift) {
+            return Err(BodyError::OutOfRange { field: "attach.shard_shift", value: u64::from(shard_shift) });
+        }
+        Ok(Attach { image, shard_shift })
+    }
+}
+
+impl Body for Stamp {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.volume.to_bytes());
+        out.put_u16(self.group);
+        out.put_u8(self.role.to_byte());
+        out.put_u8(self.members.len() as u8);
+        for member in &self.members {
+            out.extend_from_slice(&member.to_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Stamp, BodyError> {
+        let volume = VolumeUuid::from_bytes(reader.array()?);
+        let group = reader.u16()?;
+        let role = reader.u8()?;
+        let role = Role::from_byte(role)
+            .ok_or(BodyError::OutOfRange { field: "stamp.role", value: u64::from(role) })?;
+        let count = usize::from(reader.u8()?);
+        if count == 0 || count > GROUP_BRICKS_MAX {
+            return Err(BodyError::OutOfRange { field: "stamp.members", value: count as u64 });
+        }
+        let members =
+            (0..count).map(|_| reader.array().map(BrickUuid::from_bytes)).collect::<Result<_, _>>()?;
+        Ok(Stamp { volume, group, role, members })
+    }
+}
+
+impl Body for BrickStatus {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.free_bytes);
+        out.put_u64(self.used_bytes);
+        out.put_u32(self.images);
+        out.put_u32(self.sessions);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<BrickStatus, BodyError> {
+        Ok(BrickStatus {
+            free_bytes: reader.u64()?,
+            used_bytes: reader.u64()?,
+            images: reader.u32()?,
+            sessions: reader.u32()?,
+        })
+    }
+}
+
+impl Body for ImageStatus {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.dirty_blocks);
+        out.put_u64(self.shards);
+        out.put_u64(self.pulled_blocks);
+        out.put_u64(self.compared_blocks);
+        out.put_u64(self.pulled_wire_bytes);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<ImageStatus, BodyError> {
+        Ok(ImageStatus {
+            dirty_blocks: reader.u64()?,
+            shards: reader.u64()?,
+            pulled_blocks: reader.u64()?,
+            compared_blocks: reader.u64()?,
+            pulled_wire_bytes: reader.u64()?,
+        })
+    }
+}
+
+impl Body for DirtyPage {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for (shard, blocks) in &self.shards {
+            let bitmap = blocks.to_bytes();
+            out.put_u32(shard.0);
+            out.put_u16(bitmap.len() as u16);
+            out.extend_from_slice(&bitmap);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<DirtyPage, BodyError> {
+        let mut shards = Vec::new();
+        while !reader.is_empty() {
+            let shard = ShardIndex(reader.u32()?);
+            let length = usize::from(reader.u16()?);
+            shards.push((shard, read_bitmap("dirty.bitmap", reader.bytes(length)?)?));
+        }
+        Ok(DirtyPage { shards })
+    }
+}
+
+impl Body for ShardPage {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for shard in &self.shards {
+            out.put_u32(shard.0);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<ShardPage, BodyError> {
+        let mut shards = Vec::new();
+        while !reader.is_empty() {
+            shards.push(ShardIndex(reader.u32()?));
+        }
+        Ok(ShardPage { shards })
+    }
+}
+
+impl Body for Pull {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.source.to_bytes());
+        put_incarnation(out, self.incarnation);
+        out.put_text(&self.address);
+        out.extend_from_slice(&self.blocks.to_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Pull, BodyError> {
+        let source = BrickUuid::from_bytes(reader.array()?);
+        let incarnation = read_incarnation(reader)?;
+        let address = reader.text("pull.address", ADDRESS_BYTES_MAX)?;
+        let blocks = read_bitmap("pull.blocks", reader.rest())?;
+        Ok(Pull { source, incarnation, address, blocks })
+    }
+}
+
+impl Body for PullReport {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.compared_blocks);
+        out.put_u32(self.written_blocks);
+        out.put_u64(self.wire_bytes);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<PullReport, BodyError> {
+        Ok(PullReport {
+            compared_blocks: reader.u32()?,
+            written_blocks: reader.u32()?,
+            wire_bytes: reader.u64()?,
+        })
+    }
+}
+
+impl Body for PullRead {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_incarnation(out, self.incarnation);
+        for hash in &self.hashes {
+            out.put_u64(*hash);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<PullRead, BodyError> {
+        let incarnation = read_incarnation(reader)?;
+        let mut hashes = Vec::new();
+        while !reader.is_empty() {
+            hashes.push(reader.u64()?);
+        }
+        if hashes.len() > usize::from(DATA_BLOCKS_MAX) {
+            return Err(BodyError::OutOfRange { field: "pull_read.hashes", value: hashes.len() as u64 });
+        }
+        Ok(PullRead { incarnation, hashes })
+    }
+}
+
+impl Body for PullReadReply {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let bitmap = self.differing.to_bytes();
+        out.put_u16(bitmap.len() as u16);
+        out.extend_from_slice(&bitmap);
+        for crc in &self.crcs {
+            out.put_u32(*crc);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<PullReadReply, BodyError> {
+        let length = usize::from(reader.u16()?);
+        let differing = read_bitmap("pull_read.differing", reader.bytes(length)?)?;
+        let crcs = (0..differing.count()).map(|_| reader.u32()).collect::<Result<_, _>>()?;
+        Ok(PullReadReply { differing, crcs })
+    }
+}
+
+fn put_incarnation(out: &mut Vec<u8>, incarnation: Incarnation) {
+    out.extend_from_slice(&incarnation.boot.to_bytes());
+    out.put_u64(incarnation.start.0);
+}
+
+fn read_incarnation(reader: &mut Reader<'_>) -> Result<Incarnation, BodyError> {
+    let boot = BootUuid::from_bytes(reader.array()?);
+    Ok(Incarnation { boot, start: StartCounter(reader.u64()?) })
+}
+
+fn read_bitmap(field: &'static str, bytes: &[u8]) -> Result<BlockSet, BodyError> {
+    let too_long = BodyError::OutOfRange { field, value: bytes.len() as u64 };
+    let set = BlockSet::from_bytes(bytes).ok_or(too_long)?;
+    assert!(set.end() <= SHARD_BLOCKS_MAX);
+    Ok(set)
+}

@@ -1,0 +1,56 @@
+//! Frames from and to byte streams, for the side that copies nothing: payloads are slices of the receive
+//! buffer. (A brick places payloads into its own aligned slots and uses [`Header`] directly.)
+
+use bytes::{Bytes, BytesMut};
+
+use crate::header::{FrameError, Header, parse_aux, seal_aux};
+use crate::limits::HEADER_SIZE;
+
+/// A whole frame, aux trailer checked and cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The header, as parsed.
+    pub header: Header,
+    /// The aux body, without its trailer.
+    pub aux: Bytes,
+    /// The data part; its CRCs are the reader's to check.
+    pub data: Bytes,
+}
+
+impl Frame {
+    /// A frame whose header takes its lengths from `aux` (a body without trailer) and `data`.
+    pub fn new(mut header: Header, aux: Vec<u8>, data: Bytes) -> Frame {
+        header.aux_bytes = if aux.is_empty() { 0 } else { aux.len() as u32 + 4 };
+        header.data_bytes = data.len() as u32;
+        Frame { header, aux: Bytes::from(aux), data }
+    }
+
+    /// The bytes before the data part: header, aux and its trailer.
+    pub fn head_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.header.frame_bytes() - self.data.len());
+        out.extend_from_slice(&self.header.to_bytes());
+        out.extend_from_slice(&seal_aux(self.aux.to_vec()));
+        out
+    }
+}
+
+/// Cuts frames off the front of `buffer`; `None` when the next one isn't whole yet.
+///
+/// After an error the stream is out of step: close the connection.
+pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    let Some(header) = peek_header(buffer)? else { return Ok(None) };
+    if buffer.len() < header.frame_bytes() {
+        return Ok(None);
+    }
+    let mut frame = buffer.split_to(header.frame_bytes()).freeze();
+    let data = frame.split_off(HEADER_SIZE + header.aux_bytes as usize);
+    let mut aux = frame.split_off(HEADER_SIZE);
+    let body_bytes = parse_aux(&aux)?.len();
+    aux.truncate(body_bytes);
+    Ok(Some(Frame { header, aux, data }))
+}
+
+/// The header at the front of `buffer`, if it is there.
+pub fn peek_header(buffer: &[u8]) -> Result<Option<Header>, FrameError> {
+    buffer.first_chunk::<HEADER_SIZE>().map(Header::parse).transpose()
+}
