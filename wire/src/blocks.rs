@@ -28,9 +28,9 @@ impl BlockRange {
         self.first + self.count
     }
 
-    /// Whether a block is in both.
+    /// Whether a block is in both; never so for an empty range.
     pub fn overlaps(self, other: BlockRange) -> bool {
-        self.first < other.end() && other.first < self.end()
+        self.first.max(other.first) < self.end().min(other.end())
     }
 
     /// Length in bytes.
@@ -56,8 +56,9 @@ impl fmt::Debug for BlockRange {
 }
 
 /// A set of blocks of one shard: one bit each.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub struct BlockSet {
+    /// At most those of the largest shard. Zero words may stand at the end: equality looks past them.
     words: Vec<u64>,
 }
 
@@ -76,6 +77,7 @@ impl BlockSet {
 
     /// Adds every block of `range`.
     pub fn insert_range(&mut self, range: BlockRange) {
+        assert!(usize::from(range.end()) <= SHARD_BLOCKS_MAX, "blocks {range:?} are beyond any shard");
         let words = usize::from(range.end()).div_ceil(64);
         if self.words.len() < words {
             self.words.resize(words, 0);
@@ -185,6 +187,16 @@ impl BlockSet {
     }
 }
 
+impl PartialEq for BlockSet {
+    fn eq(&self, other: &BlockSet) -> bool {
+        let (short, long) = if self.words.len() < other.words.len() { (self, other) } else { (other, self) };
+        let (head, tail) = long.words.split_at(short.words.len());
+        head == short.words && tail.iter().all(|word| *word == 0)
+    }
+}
+
+impl Eq for BlockSet {}
+
 impl From<BlockRange> for BlockSet {
     fn from(range: BlockRange) -> BlockSet {
         let mut set = BlockSet::new();
@@ -209,3 +221,6 @@ fn word_masks(range: BlockRange) -> impl Iterator<Item = (usize, u64)> {
         (index, (u64::MAX >> (64 - (high - low))) << low)
     })
 }
+
+#[cfg(test)]
+mod tests;

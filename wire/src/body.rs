@@ -8,7 +8,7 @@ use crate::cursor::{Body, BodyError, Put, Reader};
 use crate::header::Header;
 use crate::ids::{BootUuid, BrickUuid, ImageUuid, Incarnation, Role, ShardIndex, StartCounter, VolumeUuid};
 use crate::limits::{
-    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, SHARD_BLOCKS_MAX, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
+    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, GROUPS_MAX, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
 };
 
 /// `Attach`: the header's image handle stands for this image from now on, on this connection.
@@ -133,7 +133,8 @@ pub struct PullRead {
 /// `0 u16 bitmap bytes n; 2 n bytes bitmap, bit i is block first+i; . u32 CRC per block sent`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReadReply {
-    /// Relative to the first block asked for.
+    /// Relative to the first block asked for; at most the blocks of one frame. That it stays within the
+    /// range asked for is the puller's to check.
     pub differing: BlockSet,
     /// One per differing block.
     pub crcs: Vec<u32>,
@@ -156,6 +157,7 @@ pub fn read_crcs(header: &Header, aux: &[u8], block_count: usize) -> Result<Vec<
 
 impl Body for Attach {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!((SHARD_SHIFT_MIN..=SHARD_SHIFT_MAX).contains(&self.shard_shift));
         out.extend_from_slice(&self.image.to_bytes());
         out.put_u8(self.shard_shift);
     }
@@ -172,6 +174,8 @@ impl Body for Attach {
 
 impl Body for Stamp {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!((1..=GROUP_BRICKS_MAX).contains(&self.members.len()));
+        assert!(usize::from(self.group) < GROUPS_MAX);
         out.extend_from_slice(&self.volume.to_bytes());
         out.put_u16(self.group);
         out.put_u8(self.role.to_byte());
@@ -184,6 +188,9 @@ impl Body for Stamp {
     fn decode(reader: &mut Reader<'_>) -> Result<Stamp, BodyError> {
         let volume = VolumeUuid::from_bytes(reader.array()?);
         let group = reader.u16()?;
+        if usize::from(group) >= GROUPS_MAX {
+            return Err(BodyError::OutOfRange { field: "stamp.group", value: u64::from(group) });
+        }
         let role = reader.u8()?;
         let role = Role::from_byte(role)
             .ok_or(BodyError::OutOfRange { field: "stamp.role", value: u64::from(role) })?;
@@ -191,8 +198,15 @@ impl Body for Stamp {
         if count == 0 || count > GROUP_BRICKS_MAX {
             return Err(BodyError::OutOfRange { field: "stamp.members", value: count as u64 });
         }
-        let members =
-            (0..count).map(|_| reader.array().map(BrickUuid::from_bytes)).collect::<Result<_, _>>()?;
+        let mut members = Vec::with_capacity(count);
+        for index in 0..count {
+            let member = BrickUuid::from_bytes(reader.array()?);
+            // A brick that the operator listed twice would count twice in every majority.
+            if members.contains(&member) {
+                return Err(BodyError::OutOfRange { field: "stamp.members", value: index as u64 });
+            }
+            members.push(member);
+        }
         Ok(Stamp { volume, group, role, members })
     }
 }
@@ -237,6 +251,7 @@ impl Body for ImageStatus {
 
 impl Body for DirtyPage {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.shards.is_sorted_by(|(one, _), (next, _)| one < next), "pages ascend");
         for (shard, blocks) in &self.shards {
             let bitmap = blocks.to_bytes();
             out.put_u32(shard.0);
@@ -246,9 +261,12 @@ impl Body for DirtyPage {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<DirtyPage, BodyError> {
-        let mut shards = Vec::new();
+        let mut shards: Vec<(ShardIndex, BlockSet)> = Vec::new();
         while !reader.is_empty() {
             let shard = ShardIndex(reader.u32()?);
+            if shards.last().is_some_and(|(last, _)| *last >= shard) {
+                return Err(BodyError::OutOfRange { field: "dirty.shard", value: u64::from(shard.0) });
+            }
             let length = usize::from(reader.u16()?);
             shards.push((shard, read_bitmap("dirty.bitmap", reader.bytes(length)?)?));
         }
@@ -258,15 +276,20 @@ impl Body for DirtyPage {
 
 impl Body for ShardPage {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.shards.is_sorted_by(|one, next| one < next), "pages ascend");
         for shard in &self.shards {
             out.put_u32(shard.0);
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<ShardPage, BodyError> {
-        let mut shards = Vec::new();
+        let mut shards: Vec<ShardIndex> = Vec::new();
         while !reader.is_empty() {
-            shards.push(ShardIndex(reader.u32()?));
+            let shard = ShardIndex(reader.u32()?);
+            if shards.last().is_some_and(|last| *last >= shard) {
+                return Err(BodyError::OutOfRange { field: "shards.shard", value: u64::from(shard.0) });
+            }
+            shards.push(shard);
         }
         Ok(ShardPage { shards })
     }
@@ -274,6 +297,7 @@ impl Body for ShardPage {
 
 impl Body for Pull {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.address.len() <= ADDRESS_BYTES_MAX);
         out.extend_from_slice(&self.source.to_bytes());
         put_incarnation(out, self.incarnation);
         out.put_text(&self.address);
@@ -307,6 +331,7 @@ impl Body for PullReport {
 
 impl Body for PullRead {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.hashes.len() <= usize::from(DATA_BLOCKS_MAX));
         put_incarnation(out, self.incarnation);
         for hash in &self.hashes {
             out.put_u64(*hash);
@@ -328,6 +353,8 @@ impl Body for PullRead {
 
 impl Body for PullReadReply {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert_eq!(self.crcs.len(), self.differing.count(), "one CRC per differing block");
+        assert!(self.differing.end() <= usize::from(DATA_BLOCKS_MAX));
         let bitmap = self.differing.to_bytes();
         out.put_u16(bitmap.len() as u16);
         out.extend_from_slice(&bitmap);
@@ -339,6 +366,10 @@ impl Body for PullReadReply {
     fn decode(reader: &mut Reader<'_>) -> Result<PullReadReply, BodyError> {
         let length = usize::from(reader.u16()?);
         let differing = read_bitmap("pull_read.differing", reader.bytes(length)?)?;
+        if differing.end() > usize::from(DATA_BLOCKS_MAX) {
+            let value = differing.end() as u64;
+            return Err(BodyError::OutOfRange { field: "pull_read.differing", value });
+        }
         let crcs = (0..differing.count()).map(|_| reader.u32()).collect::<Result<_, _>>()?;
         Ok(PullReadReply { differing, crcs })
     }
@@ -355,8 +386,8 @@ fn read_incarnation(reader: &mut Reader<'_>) -> Result<Incarnation, BodyError> {
 }
 
 fn read_bitmap(field: &'static str, bytes: &[u8]) -> Result<BlockSet, BodyError> {
-    let too_long = BodyError::OutOfRange { field, value: bytes.len() as u64 };
-    let set = BlockSet::from_bytes(bytes).ok_or(too_long)?;
-    assert!(set.end() <= SHARD_BLOCKS_MAX);
-    Ok(set)
+    BlockSet::from_bytes(bytes).ok_or(BodyError::OutOfRange { field, value: bytes.len() as u64 })
 }
+
+#[cfg(test)]
+mod tests;

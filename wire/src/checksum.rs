@@ -24,3 +24,33 @@ pub fn block_hash(block: &[u8], seed: u64) -> u64 {
     assert_eq!(block.len(), BLOCK_SIZE);
     xxhash_rust::xxh3::xxh3_64_with_seed(block, seed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogues.
+    #[test]
+    fn crc32c_is_castagnolis() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+    }
+
+    #[test]
+    fn each_block_has_its_crc() {
+        let mut data = vec![0; 2 * BLOCK_SIZE];
+        data[BLOCK_SIZE..].fill(1);
+        let crcs: Vec<u32> = block_crcs(&data).collect();
+        assert_eq!(crcs, [0x98f9_4189, crc32c(&[1; BLOCK_SIZE])]);
+    }
+
+    /// Bricks of different builds compare these.
+    #[test]
+    fn block_hashes_are_pinned() {
+        let zeroes = [0; BLOCK_SIZE];
+        assert_eq!([block_hash(&zeroes, 0), block_hash(&zeroes, 1)], PINNED_HASHES);
+    }
+
+    const PINNED_HASHES: [u64; 2] = [0x93d7_6fe1_48c6_89ba, 0xeca1_fdaf_b7b0_bd2a];
+}

@@ -157,3 +157,54 @@ pub trait Body: Sized {
         Ok(body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_little_endian() {
+        let mut bytes = Vec::new();
+        bytes.put_u8(0x01);
+        bytes.put_u16(0x0203);
+        bytes.put_u32(0x0405_0607);
+        bytes.put_u64(0x0809_0a0b_0c0d_0e0f);
+        bytes.put_text("ü");
+        assert_eq!(
+            bytes,
+            [1, 3, 2, 7, 6, 5, 4, 0xf, 0xe, 0xd, 0xc, 0xb, 0xa, 9, 8, /* length */ 2, 0, 0xc3, 0xbc]
+        );
+        let mut reader = Reader::new(&bytes);
+        assert_eq!(reader.u8(), Ok(0x01));
+        assert_eq!(reader.u16(), Ok(0x0203));
+        assert_eq!(reader.u32(), Ok(0x0405_0607));
+        assert_eq!(reader.u64(), Ok(0x0809_0a0b_0c0d_0e0f));
+        assert_eq!(reader.text("t", 2).as_deref(), Ok("ü"));
+        assert_eq!(reader.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_field_cut_short_is_an_error_and_takes_nothing() {
+        let mut reader = Reader::new(&[1, 2, 3]);
+        assert_eq!(reader.u32(), Err(BodyError::Truncated));
+        assert_eq!(reader.bytes(4), Err(BodyError::Truncated));
+        assert_eq!(reader.bytes(usize::MAX), Err(BodyError::Truncated));
+        assert_eq!(reader.rest(), [1, 2, 3]);
+        assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn texts_keep_their_limit_and_are_utf8() {
+        let long = Reader::new(&[3, 0, b'a', b'b', b'c']).text("t", 2);
+        assert_eq!(long, Err(BodyError::OutOfRange { field: "t", value: 3 }));
+        assert_eq!(Reader::new(&[3, 0, b'a', b'b']).text("t", 9), Err(BodyError::Truncated));
+        assert_eq!(Reader::new(&[1, 0, 0xff]).text("t", 9), Err(BodyError::NotUtf8 { field: "t" }));
+    }
+
+    #[test]
+    fn what_follows_the_last_field_is_refused() {
+        let mut reader = Reader::new(&[1, 2, 3]);
+        assert_eq!(reader.u8(), Ok(1));
+        assert_eq!(reader.finish(), Err(BodyError::Trailing(2)));
+    }
+}

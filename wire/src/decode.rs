@@ -26,10 +26,16 @@ impl Frame {
     }
 
     /// The bytes before the data part: header, aux and its trailer.
+    ///
+    /// Panics if `aux` or `data` changed since the header took their lengths: what was sent would put the
+    /// stream out of step.
     pub fn head_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.header.frame_bytes() - self.data.len());
+        let aux = seal_aux(self.aux.to_vec());
+        assert_eq!(self.header.aux_bytes as usize, aux.len(), "the header's aux length");
+        assert_eq!(self.header.data_bytes as usize, self.data.len(), "the header's data length");
+        let mut out = Vec::with_capacity(HEADER_SIZE + aux.len());
         out.extend_from_slice(&self.header.to_bytes());
-        out.extend_from_slice(&seal_aux(self.aux.to_vec()));
+        out.extend_from_slice(&aux);
         out
     }
 }
@@ -54,3 +60,6 @@ pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
 pub fn peek_header(buffer: &[u8]) -> Result<Option<Header>, FrameError> {
     buffer.first_chunk::<HEADER_SIZE>().map(Header::parse).transpose()
 }
+
+#[cfg(test)]
+mod tests;

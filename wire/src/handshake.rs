@@ -52,7 +52,7 @@ pub struct Hello {
     pub session: SessionId,
     /// Ends connections of the session with a lower generation.
     pub generation: ConnectionGeneration,
-    /// For log lines and status, e.g. `brickctl nbd vm1 (pid 4711)`.
+    /// For log lines and status, e.g. `brickctl nbd vm1 (pid 4711)`; sent clipped to its limit.
     pub name: String,
 }
 
@@ -96,12 +96,13 @@ pub struct Welcome {
     pub credit_bytes: u32,
     /// How long a holder that stops renewing keeps others out, milliseconds.
     pub lease_ms: u32,
-    /// Empty, or why the brick refuses.
+    /// Empty, or why the brick refuses; sent clipped to its limit.
     pub reason: String,
 }
 
 impl Body for Hello {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.versions.0 <= self.versions.1, "the lowest version comes first");
         out.put_u16(self.versions.0);
         out.put_u16(self.versions.1);
         out.put_u64(self.features);
@@ -116,11 +117,14 @@ impl Body for Hello {
         out.extend_from_slice(&self.brick.to_bytes());
         out.put_u64(self.session.0);
         out.put_u32(self.generation.0);
-        out.put_text(&self.name);
+        out.put_text(clipped(&self.name, CLIENT_NAME_BYTES_MAX));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Hello, BodyError> {
         let versions = (reader.u16()?, reader.u16()?);
+        if versions.0 > versions.1 {
+            return Err(BodyError::OutOfRange { field: "hello.versions", value: u64::from(versions.0) });
+        }
         let features = reader.u64()?;
         let kind = match reader.u8()? {
             1 => PeerKind::Client,
@@ -147,6 +151,7 @@ impl Body for Hello {
 
 impl Body for Welcome {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.core.0 < self.cores, "the serving core is one of the brick's");
         out.put_u16(self.version);
         out.put_u8(self.role.to_byte());
         out.put_u8(u8::from(self.blank));
@@ -161,7 +166,7 @@ impl Body for Welcome {
         out.put_u16(0);
         out.put_u32(self.credit_bytes);
         out.put_u32(self.lease_ms);
-        out.put_text(&self.reason);
+        out.put_text(clipped(&self.reason, REASON_BYTES_MAX));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Welcome, BodyError> {
@@ -178,6 +183,9 @@ impl Body for Welcome {
         let cores = in_range("welcome.cores", reader.u16()?, CORES_MAX)?;
         let lanes = in_range("welcome.lanes", reader.u16()?, LANES_MAX)?;
         let core = CoreIndex(reader.u16()?);
+        if core.0 >= cores {
+            return Err(BodyError::OutOfRange { field: "welcome.core", value: u64::from(core.0) });
+        }
         let _reserved = reader.u16()?;
         Ok(Welcome {
             version,
@@ -204,3 +212,16 @@ fn in_range(field: &'static str, value: u16, max: u16) -> Result<u16, BodyError>
         Err(BodyError::OutOfRange { field, value: u64::from(value) })
     }
 }
+
+/// The longest front part of `text` of at most `bytes_max` bytes. These texts are for people, and some are
+/// made of file names and arguments: a long one must not fail the handshake.
+fn clipped(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,7 @@ pub struct Header {
     pub opcode: Opcode,
     /// See [`Flags`].
     pub flags: Flags,
-    /// Copied from request to reply.
+    /// Copied from request to reply, which may arrive in another order than the requests left.
     pub request: RequestId,
     /// Under which epoch a data request is sent, or the ballot of a register change.
     pub epoch: Epoch,
@@ -201,7 +201,8 @@ pub struct Header {
     pub aux_bytes: u32,
     /// Length of the data part, whole blocks.
     pub data_bytes: u32,
-    /// CRC32C of the first block of data; zero without data.
+    /// CRC32C of the first block written or read (of a dummy write, too: it carries CRCs without the data);
+    /// zero in other frames.
     pub first_crc: u32,
     /// Requests: the flush generation. Zero in replies.
     pub generation: Generation,
@@ -243,8 +244,8 @@ pub enum FrameError {
     /// Data beyond the limit, or not whole blocks.
     #[error("data of {0} bytes is out of bounds or not whole blocks")]
     DataLength(u32),
-    /// Blocks beyond the largest shard.
-    #[error("blocks {first}+{count} are beyond any shard")]
+    /// Blocks beyond the largest shard, or more than the largest data part.
+    #[error("blocks {first}+{count} are beyond any shard, or more than a frame may name")]
     Blocks {
         /// First block.
         first: u16,
@@ -349,9 +350,11 @@ impl Header {
 
     /// The 64 bytes.
     ///
-    /// Panics on lengths beyond the limits: whoever builds a frame owns them.
+    /// Panics on whatever [`Header::parse`] would refuse: whoever builds a frame owns its limits.
     pub fn to_bytes(&self) -> [u8; HEADER_SIZE] {
         check_lengths(self.aux_bytes, self.data_bytes).expect("own frames keep the limits");
+        check_blocks(self.blocks.first, self.blocks.count).expect("own frames keep the limits");
+        assert!(self.flags.0 & !Flags::KNOWN == 0, "own frames have known flags");
         let argument = if self.is_reply() {
             u32::from(self.status as u16) | u32::from(self.credits) << 16
         } else {
@@ -400,9 +403,7 @@ impl Header {
         }
         check_lengths(raw.aux_bytes.get(), raw.data_bytes.get())?;
         let (first, count) = (raw.block_first.get(), raw.block_count.get());
-        if usize::from(first) + usize::from(count) > SHARD_BLOCKS_MAX || count > DATA_BLOCKS_MAX {
-            return Err(FrameError::Blocks { first, count });
-        }
+        check_blocks(first, count)?;
         let argument = raw.argument.get();
         let (generation, status, credits) = if flags.contains(Flags::REPLY) {
             let status = Status::try_from(argument as u16).map_err(FrameError::Status)?;
@@ -433,7 +434,7 @@ pub fn parse_aux(aux: &[u8]) -> Result<&[u8], FrameError> {
     if aux.is_empty() {
         return Ok(aux);
     }
-    let Some((body, trailer)) = aux.split_last_chunk::<4>() else {
+    let Some((body, trailer)) = aux.split_last_chunk::<4>().filter(|(body, _)| !body.is_empty()) else {
         return Err(FrameError::AuxLength(aux.len() as u32));
     };
     let (found, computed) = (u32::from_le_bytes(*trailer), crc32c(body));
@@ -461,3 +462,13 @@ fn check_lengths(aux_bytes: u32, data_bytes: u32) -> Result<(), FrameError> {
     }
     Ok(())
 }
+
+fn check_blocks(first: u16, count: u16) -> Result<(), FrameError> {
+    if usize::from(first) + usize::from(count) > SHARD_BLOCKS_MAX || count > DATA_BLOCKS_MAX {
+        return Err(FrameError::Blocks { first, count });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -295,3 +295,6 @@ fn bit(brick: BrickIndex) -> u8 {
     assert!((brick.0 as usize) < GROUP_BRICKS_MAX, "brick index {} is beyond a group", brick.0);
     1 << brick.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,9 @@ pub mod record;
 pub mod register;
 pub mod time;
 
+#[cfg(test)]
+mod samples;
+
 pub use blocks::{BlockRange, BlockSet};
 pub use header::{Flags, FrameError, Header, Opcode, Status};
 pub use ids::*;

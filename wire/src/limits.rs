@@ -60,5 +60,9 @@ const _: () = assert!(DATA_BLOCKS_MAX as usize * 8 + 64 <= AUX_BYTES_MAX);
 const _: () = assert!(SHARD_BLOCKS_MAX / 8 + ADDRESS_BYTES_MAX + 128 <= AUX_BYTES_MAX);
 // The largest write fits in the smallest shard.
 const _: () = assert!(DATA_BYTES_MAX <= 1 << SHARD_SHIFT_MIN);
+// An image over every group of the volume, with the longest name, fits in a register.
+const _: () = assert!(46 + GROUPS_MAX * 2 + IMAGE_NAME_BYTES_MAX <= REGISTER_VALUE_BYTES_MAX);
+// The epoch record of the largest group fits in a register.
+const _: () = assert!(56 + GROUP_BRICKS_MAX * 40 <= REGISTER_VALUE_BYTES_MAX);
 // A register with the longest key fits in aux.
 const _: () = assert!(REGISTER_VALUE_BYTES_MAX + IMAGE_NAME_BYTES_MAX + 128 <= AUX_BYTES_MAX);

@@ -57,6 +57,8 @@ impl<K: Hash + Eq + Copy, T: Copy + Eq> OverlapQueue<K, T> {
             .shards
             .entry(shard)
             .or_insert_with(|| ShardClaims { active: Vec::new(), waiting: VecDeque::new() });
+        let mut tokens = claims.active.iter().chain(&claims.waiting).map(|claim| claim.token);
+        assert!(tokens.all(|other| other != token), "a token claims at most one range of a shard");
         let blocked = claims.active.iter().chain(&claims.waiting).any(|other| other.conflicts(range, access));
         let claim = Claim { token, range, access };
         if blocked {
@@ -107,3 +109,6 @@ impl<K: Hash + Eq + Copy, T: Copy + Eq> OverlapQueue<K, T> {
         self.shards.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{CoreIndex, GroupIndex, ImageUuid, LaneIndex, ShardIndex};
+use crate::limits::GROUPS_MAX;
 
 /// The lane of a shard in a brick with `lanes` lanes.
 pub fn lane_of(image: ImageUuid, shard: ShardIndex, lanes: u16) -> LaneIndex {
@@ -26,15 +27,16 @@ pub fn core_of(lane: LaneIndex, cores: u16) -> CoreIndex {
 /// The score is `-weight / ln(u)` with `u` uniform in (0, 1), a float: IEEE 754 does not fix the last bit
 /// of `ln`, so it is computed by [`natural_log`] here from additions and multiplications only.
 pub fn group_of(image: ImageUuid, shard: ShardIndex, weights: &[u32]) -> GroupIndex {
-    assert!(!weights.is_empty());
+    assert!((1..=GROUPS_MAX).contains(&weights.len()));
     let mut best = (f64::NEG_INFINITY, 0);
     for (index, &weight) in weights.iter().enumerate() {
         assert!(weight > 0, "a group's weight is at least 1");
         let mut key = [0; 24];
         key[..20].copy_from_slice(&shard_key(image, shard));
         key[20..].copy_from_slice(&(index as u32).to_le_bytes());
-        // 53 bits, moved off zero by half a step: u is never 0 or 1.
-        let uniform = ((xxh3_64(&key) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        // 52 bits, moved off zero by half a step: u is exact, and never 0 or 1. (53 bits and a half don't fit
+        // in a float: the highest would be rounded up to 1, whose score is no number to compare.)
+        let uniform = ((xxh3_64(&key) >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
         let score = -f64::from(weight) / natural_log(uniform);
         if score > best.0 {
             best = (score, index);
@@ -51,17 +53,22 @@ fn shard_key(image: ImageUuid, shard: ShardIndex) -> [u8; 20] {
 }
 
 /// ln(x) for a normal x in (0, 1), the same to the bit on every machine: split into mantissa and
-/// exponent, then the series 2·artanh((m-1)/(m+1)) with m in [1, 2).
+/// exponent, then the series 2·artanh((m-1)/(m+1)) with m in [0.7, 1.4): around 1, so that the logarithm of
+/// an x just below 1 is that series alone and not the difference of two numbers near ln 2.
 fn natural_log(x: f64) -> f64 {
     const LN_2: f64 = std::f64::consts::LN_2;
     let bits = x.to_bits();
-    let exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
-    let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
+    let mut mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    if mantissa > std::f64::consts::SQRT_2 {
+        exponent += 1;
+        mantissa *= 0.5;
+    }
     let ratio = (mantissa - 1.0) / (mantissa + 1.0);
     let square = ratio * ratio;
     let mut power = ratio;
     let mut sum = 0.0;
-    // ratio <= 1/3, so 20 terms leave an error below 1e-20.
+    // |ratio| < 0.172, so 20 terms leave an error below 1e-31.
     for term in 0..20 {
         sum += power / f64::from(2 * term + 1);
         power *= square;
@@ -90,8 +97,33 @@ mod tests {
 
     #[test]
     fn log_agrees_with_the_library() {
-        for x in [1e-16, 1e-9, 0.1, 0.25, 0.5, 0.75, 0.999_999_999] {
-            assert!((natural_log(x) - f64::ln(x)).abs() < 1e-12 * f64::ln(x).abs().max(1.0), "{x}");
+        let highest = 1.0 - f64::EPSILON / 2.0;
+        for x in [1e-16, 1e-9, 0.1, 0.25, 0.5, 0.7, 0.71, 0.75, 0.999_999_999, 1.0 - f64::EPSILON, highest] {
+            let error = (natural_log(x) - f64::ln(x)) / f64::ln(x);
+            assert!(error.abs() < 1e-14, "{x}: relative error {error}");
+            assert!(natural_log(x) < 0.0, "{x}");
+        }
+    }
+
+    #[test]
+    fn lanes_and_cores_are_in_range_and_all_used() {
+        for (lanes, cores) in [(1, 1), (16, 5), (256, 256), (7, 3)] {
+            let mut used = vec![false; usize::from(lanes)];
+            for shard in (0..8_000).map(ShardIndex) {
+                let lane = lane_of(image(5), shard, lanes);
+                used[usize::from(lane.0)] = true;
+                assert_eq!(core_of(lane, cores).0, lane.0 % cores);
+            }
+            assert!(used.iter().all(|used| *used), "{lanes} lanes");
+        }
+    }
+
+    #[test]
+    fn a_removed_last_group_only_gives() {
+        for shard in (0..2_000).map(ShardIndex) {
+            let before = group_of(image(9), shard, &[3, 1, 2]);
+            let after = group_of(image(9), shard, &[3, 1]);
+            assert!(after == before || before == GroupIndex(2));
         }
     }
 

@@ -47,7 +47,7 @@ pub struct Member {
 ///  4 u32 version of the group's membership
 ///  8 u64 epoch counter    16 u64 epoch session
 /// 24 u64 holder session (0: nobody)
-/// 32 u64 size of the image, bytes
+/// 32 u64 size of the image, bytes: whole blocks, at least one
 /// 40 16B operation that wrote the record
 /// 56 per member: 16B brick, 16B boot, u64 start counter
 /// ```
@@ -89,6 +89,7 @@ impl Body for EpochRecord {
         assert!(!self.in_sync.is_empty(), "S is never empty");
         assert!(self.members.len() <= GROUP_BRICKS_MAX);
         assert!(usize::from(self.in_sync.0) < 1 << self.members.len(), "S is a subset of the members");
+        assert!(self.size_bytes > 0 && self.size_bytes.is_multiple_of(BLOCK_SIZE as u64), "whole blocks");
         out.put_u8(RECORD_VERSION);
         out.put_u8(match self.kind {
             RecordKind::Client => 1,
@@ -150,3 +151,6 @@ impl Body for EpochRecord {
         Ok(EpochRecord { epoch, holder, kind, in_sync, membership_version, members, size_bytes, operation })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,7 +159,10 @@ impl Body for RegisterKey {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(self.kind().to_byte());
         match self {
-            RegisterKey::Name(name) => out.put_text(name),
+            RegisterKey::Name(name) => {
+                assert!(name.len() <= IMAGE_NAME_BYTES_MAX);
+                out.put_text(name);
+            }
             RegisterKey::Image(image) | RegisterKey::Epoch(image) => {
                 out.extend_from_slice(&image.to_bytes());
             }
@@ -177,10 +180,10 @@ impl Body for RegisterKey {
 
 impl Body for RegisterState {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.value.len() <= REGISTER_VALUE_BYTES_MAX);
         put_epoch(out, self.promised);
         put_epoch(out, self.accepted);
         out.put_u32(self.lease_left_ms);
-        assert!(self.value.len() <= REGISTER_VALUE_BYTES_MAX);
         out.put_u16(self.value.len() as u16);
         out.extend_from_slice(&self.value);
     }
@@ -213,6 +216,7 @@ impl Body for RegisterListRequest {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(self.kind.to_byte());
         if let Some(after) = &self.after {
+            assert_eq!(after.kind(), self.kind, "a list is of one kind");
             after.encode(out);
         }
     }
@@ -220,21 +224,30 @@ impl Body for RegisterListRequest {
     fn decode(reader: &mut Reader<'_>) -> Result<RegisterListRequest, BodyError> {
         let kind = RegisterKind::from_byte(reader.u8()?)?;
         let after = if reader.is_empty() { None } else { Some(RegisterKey::decode(reader)?) };
+        if let Some(key) = after.as_ref().filter(|key| key.kind() != kind) {
+            let value = u64::from(key.kind().to_byte());
+            return Err(BodyError::OutOfRange { field: "list.after", value });
+        }
         Ok(RegisterListRequest { kind, after })
     }
 }
 
 impl Body for RegisterPage {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.entries.is_sorted_by(|one, next| one.key < next.key), "pages ascend");
         for entry in &self.entries {
             entry.encode(out);
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<RegisterPage, BodyError> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<RegisterEntry> = Vec::new();
         while !reader.is_empty() {
-            entries.push(RegisterEntry::decode(reader)?);
+            let entry = RegisterEntry::decode(reader)?;
+            if entries.last().is_some_and(|last| last.key >= entry.key) {
+                return Err(BodyError::OutOfRange { field: "page.key", value: entries.len() as u64 });
+            }
+            entries.push(entry);
         }
         Ok(RegisterPage { entries })
     }
@@ -254,6 +267,9 @@ impl Body for NameValue {
 
 impl Body for ImageValue {
     fn encode(&self, out: &mut Vec<u8>) {
+        assert!((SHARD_SHIFT_MIN..=SHARD_SHIFT_MAX).contains(&self.shard_shift));
+        assert!((1..=GROUPS_MAX).contains(&self.groups.len()));
+        assert!(self.name.len() <= IMAGE_NAME_BYTES_MAX);
         out.extend_from_slice(&self.operation.to_bytes());
         out.extend_from_slice(&self.image.to_bytes());
         out.put_u8(match self.state {
@@ -262,7 +278,6 @@ impl Body for ImageValue {
             ImageState::Removed => 3,
         });
         out.put_u8(self.shard_shift);
-        assert!(self.groups.len() <= GROUPS_MAX);
         out.put_u16(self.groups.len() as u16);
         for group in &self.groups {
             out.put_u16(*group);
@@ -308,3 +323,6 @@ pub fn put_epoch(out: &mut Vec<u8>, epoch: Epoch) {
 pub fn read_epoch(reader: &mut Reader<'_>) -> Result<Epoch, BodyError> {
     Ok(Epoch { counter: reader.u64()?, session: SessionId(reader.u64()?) })
 }
+
+#[cfg(test)]
+mod tests;

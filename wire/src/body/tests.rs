@@ -1,0 +1,332 @@
+//! The other bodies: byte fixtures, round trips and hostile bytes.
+
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::blocks::BlockRange;
+use crate::header::Opcode;
+use crate::ids::RequestId;
+use crate::limits::{AUX_BYTES_MAX, SHARD_BLOCKS_MAX};
+use crate::samples::{
+    assert_fixture, assert_hostile, assert_round_trip, block_set_below, brick, damage, image, incarnation,
+    shard_shift, text,
+};
+
+#[rustfmt::skip]
+const ATTACH: [u8; 17] = [
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, //  0 image
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40,
+    0x16,                                           // 16 shards of 2^22 bytes
+];
+
+#[rustfmt::skip]
+const STAMP: [u8; 52] = [
+    0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, //  0 volume
+    0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10,
+    0x03, 0x00,                                     // 16 group 3
+    0x02,                                           // 18 role 2: arbiter
+    0x02,                                           // 19 2 members
+    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, // 20 member 0
+    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20,
+    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, // 36 member 1
+    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21,
+];
+
+#[rustfmt::skip]
+const PULL: [u8; 52] = [
+    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, //  0 source brick
+    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20,
+    0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, // 16 its boot
+    0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30,
+    0x09, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 32 its start counter 9
+    0x08, 0x00,                                     // 40 8 bytes of address
+    0x61, 0x3a, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, // 42 "a:123456"
+    0x01, 0x06,                                     // 50 bitmap: blocks 0, 9, 10
+];
+
+#[rustfmt::skip]
+const DIRTY_PAGE: [u8; 15] = [
+    0x02, 0x00, 0x00, 0x00,                         //  0 shard 2
+    0x01, 0x00,                                     //  4 1 byte of bitmap
+    0x80,                                           //  6 block 7
+    0x05, 0x01, 0x00, 0x00,                         //  7 shard 261
+    0x02, 0x00,                                     // 11 2 bytes of bitmap
+    0x00, 0x03,                                     // 13 blocks 8, 9
+];
+
+#[rustfmt::skip]
+const PULL_READ: [u8; 40] = [
+    0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, //  0 boot of the source
+    0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30, 0x30,
+    0x09, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 16 its start counter 9
+    0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01, // 24 hash of the first block
+    0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, // 32 hash of the second
+];
+
+#[rustfmt::skip]
+const PULL_READ_REPLY: [u8; 11] = [
+    0x01, 0x00,                                     //  0 1 byte of bitmap
+    0x06,                                           //  2 blocks first+1 and first+2
+    0x44, 0x33, 0x22, 0x11,                         //  3 CRC32C of first+1
+    0x88, 0x77, 0x66, 0x55,                         //  7 CRC32C of first+2
+];
+
+#[rustfmt::skip]
+const IMAGE_STATUS: [u8; 40] = [
+    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  0 1 dirty block
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 2 shards
+    0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 16 3 blocks pulled
+    0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 24 4 blocks compared
+    0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 32 5 wire bytes
+];
+
+#[rustfmt::skip]
+const BRICK_STATUS: [u8; 24] = [
+    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  0 1 byte free
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 2 bytes used
+    0x03, 0x00, 0x00, 0x00,                         // 16 3 images
+    0x04, 0x00, 0x00, 0x00,                         // 20 4 sessions
+];
+
+#[rustfmt::skip]
+const PULL_REPORT: [u8; 16] = [
+    0x01, 0x00, 0x00, 0x00,                         //  0 1 block compared
+    0x02, 0x00, 0x00, 0x00,                         //  4 2 blocks written
+    0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 3 wire bytes
+];
+
+fn sample_incarnation() -> Incarnation {
+    Incarnation { boot: BootUuid::from_bytes([0x30; 16]), start: StartCounter(9) }
+}
+
+fn blocks(ranges: &[(u16, u16)]) -> BlockSet {
+    let mut set = BlockSet::new();
+    ranges.iter().for_each(|(first, count)| set.insert_range(BlockRange::new(*first, *count)));
+    set
+}
+
+#[test]
+fn attach_and_stamp_stand_as_documented() {
+    assert_fixture(&Attach { image: ImageUuid::from_bytes([0x40; 16]), shard_shift: 22 }, &ATTACH);
+    let stamp = Stamp {
+        volume: VolumeUuid::from_bytes([0x10; 16]),
+        group: 3,
+        role: Role::Arbiter,
+        members: vec![BrickUuid::from_bytes([0x20; 16]), BrickUuid::from_bytes([0x21; 16])],
+    };
+    assert_fixture(&stamp, &STAMP);
+}
+
+#[test]
+fn a_pull_stands_as_documented() {
+    let pull = Pull {
+        source: BrickUuid::from_bytes([0x20; 16]),
+        incarnation: sample_incarnation(),
+        address: "a:123456".into(),
+        blocks: blocks(&[(0, 1), (9, 2)]),
+    };
+    assert_fixture(&pull, &PULL);
+    let hashes = vec![0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
+    assert_fixture(&PullRead { incarnation: sample_incarnation(), hashes }, &PULL_READ);
+    assert_fixture(&PullRead { incarnation: sample_incarnation(), hashes: vec![] }, &PULL_READ[..24]);
+    let reply = PullReadReply { differing: blocks(&[(1, 2)]), crcs: vec![0x1122_3344, 0x5566_7788] };
+    assert_fixture(&reply, &PULL_READ_REPLY);
+    assert_fixture(&PullReadReply::default(), &[0, 0]);
+}
+
+#[test]
+fn a_dirty_page_stands_as_documented() {
+    let shards = vec![(ShardIndex(2), blocks(&[(7, 1)])), (ShardIndex(261), blocks(&[(8, 2)]))];
+    assert_fixture(&DirtyPage { shards }, &DIRTY_PAGE);
+    let shards = vec![ShardIndex(2), ShardIndex(261)];
+    assert_fixture(&ShardPage { shards }, &[2, 0, 0, 0, 5, 1, 0, 0]);
+}
+
+#[test]
+fn the_counters_stand_as_documented() {
+    let status = ImageStatus {
+        dirty_blocks: 1,
+        shards: 2,
+        pulled_blocks: 3,
+        compared_blocks: 4,
+        pulled_wire_bytes: 5,
+    };
+    assert_fixture(&status, &IMAGE_STATUS);
+    let status = BrickStatus { free_bytes: 1, used_bytes: 2, images: 3, sessions: 4 };
+    assert_fixture(&status, &BRICK_STATUS);
+    let report = PullReport { compared_blocks: 1, written_blocks: 2, wire_bytes: 3 };
+    assert_fixture(&report, &PULL_REPORT);
+}
+
+#[test]
+fn a_stamp_names_each_brick_once() {
+    let mut twice = STAMP;
+    twice[36..].copy_from_slice(&[0x20; 16]);
+    let error = BodyError::OutOfRange { field: "stamp.members", value: 1 };
+    assert_eq!(Stamp::from_bytes(&twice), Err(error));
+}
+
+#[test]
+fn pages_ascend_so_that_paging_ends() {
+    for second in [1, 2] {
+        let mut page = DIRTY_PAGE;
+        page[7..11].copy_from_slice(&[second, 0, 0, 0]);
+        let error = BodyError::OutOfRange { field: "dirty.shard", value: u64::from(second) };
+        assert_eq!(DirtyPage::from_bytes(&page), Err(error));
+        let error = BodyError::OutOfRange { field: "shards.shard", value: u64::from(second) };
+        assert_eq!(ShardPage::from_bytes(&[2, 0, 0, 0, second, 0, 0, 0]), Err(error));
+    }
+}
+
+#[test]
+fn more_blocks_than_a_frame_holds_are_refused() {
+    let hashes = [&PULL_READ[..24], &[0; 8 * 257]].concat();
+    let error = BodyError::OutOfRange { field: "pull_read.hashes", value: 257 };
+    assert_eq!(PullRead::from_bytes(&hashes), Err(error));
+
+    let mut reply = vec![33, 0];
+    reply.resize(2 + 32, 0);
+    reply.extend_from_slice(&[1, 0, 0, 0, 0]);
+    let error = BodyError::OutOfRange { field: "pull_read.differing", value: 257 };
+    assert_eq!(PullReadReply::from_bytes(&reply), Err(error));
+}
+
+#[test]
+fn bitmaps_beyond_the_largest_shard_are_refused() {
+    let bytes = SHARD_BLOCKS_MAX / 8 + 1;
+    let mut page = DIRTY_PAGE[..4].to_vec();
+    page.put_u16(bytes as u16);
+    page.resize(6 + bytes, 0);
+    let error = BodyError::OutOfRange { field: "dirty.bitmap", value: bytes as u64 };
+    assert_eq!(DirtyPage::from_bytes(&page), Err(error));
+    let mut pull = PULL[..50].to_vec();
+    pull.resize(50 + bytes, 0);
+    let error = BodyError::OutOfRange { field: "pull.blocks", value: bytes as u64 };
+    assert_eq!(Pull::from_bytes(&pull), Err(error));
+}
+
+#[test]
+#[should_panic(expected = "one CRC per differing block")]
+fn a_pull_reply_has_as_many_crcs_as_blocks() {
+    let _ = PullReadReply { differing: blocks(&[(1, 2)]), crcs: vec![1] }.to_bytes();
+}
+
+#[test]
+fn block_crcs_are_split_between_header_and_aux() {
+    let mut header = Header::request(Opcode::Write, RequestId(1));
+    let aux = put_crcs(&mut header, &[0x1122_3344, 0x5566_7788, 0x99aa_bbcc]);
+    assert_eq!(header.first_crc, 0x1122_3344);
+    assert_eq!(aux, [0x88, 0x77, 0x66, 0x55, 0xcc, 0xbb, 0xaa, 0x99]);
+}
+
+fn dirty_page() -> impl Strategy<Value = DirtyPage> {
+    vec((any::<u32>(), block_set_below(SHARD_BLOCKS_MAX)), 0..5).prop_map(|mut shards| {
+        shards.sort_by_key(|(shard, _)| *shard);
+        shards.dedup_by_key(|(shard, _)| *shard);
+        DirtyPage { shards: shards.into_iter().map(|(shard, set)| (ShardIndex(shard), set)).collect() }
+    })
+}
+
+fn shard_page() -> impl Strategy<Value = ShardPage> {
+    btree_set(any::<u32>(), 0..20)
+        .prop_map(|shards| ShardPage { shards: shards.into_iter().map(ShardIndex).collect() })
+}
+
+fn stamp() -> impl Strategy<Value = Stamp> {
+    let role = prop_oneof![Just(Role::Data), Just(Role::Arbiter)];
+    let members = btree_set(brick(), 1..=GROUP_BRICKS_MAX);
+    (any::<[u8; 16]>(), 0..GROUPS_MAX as u16, role, members).prop_map(|(volume, group, role, members)| {
+        Stamp { volume: VolumeUuid::from_bytes(volume), group, role, members: members.into_iter().collect() }
+    })
+}
+
+fn pull() -> impl Strategy<Value = Pull> {
+    (brick(), incarnation(), text(ADDRESS_BYTES_MAX), block_set_below(SHARD_BLOCKS_MAX))
+        .prop_map(|(source, incarnation, address, blocks)| Pull { source, incarnation, address, blocks })
+}
+
+fn pull_read() -> impl Strategy<Value = PullRead> {
+    (incarnation(), vec(any::<u64>(), 0..=usize::from(DATA_BLOCKS_MAX)))
+        .prop_map(|(incarnation, hashes)| PullRead { incarnation, hashes })
+}
+
+fn pull_read_reply() -> impl Strategy<Value = PullReadReply> {
+    (block_set_below(usize::from(DATA_BLOCKS_MAX)), any::<u32>()).prop_map(|(differing, seed)| {
+        let crcs = (0..differing.count() as u32).map(|index| seed.wrapping_mul(index + 1)).collect();
+        PullReadReply { differing, crcs }
+    })
+}
+
+proptest! {
+    #[test]
+    fn all_come_back_as_they_went(
+        dirty in dirty_page(),
+        shards in shard_page(),
+        stamp in stamp(),
+        pull in pull(),
+        read in pull_read(),
+        reply in pull_read_reply(),
+        attach in (image(), shard_shift()),
+        counters in any::<[u64; 5]>(),
+    ) {
+        assert_round_trip(&dirty);
+        assert_round_trip(&shards);
+        assert_round_trip(&stamp);
+        assert_round_trip(&pull);
+        assert_round_trip(&read);
+        assert_round_trip(&reply);
+        assert_round_trip(&Attach { image: attach.0, shard_shift: attach.1 });
+        let [dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes] = counters;
+        assert_round_trip(&ImageStatus { dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes });
+        let (images, sessions) = (dirty_blocks as u32, shards as u32);
+        assert_round_trip(&BrickStatus { free_bytes: dirty_blocks, used_bytes: shards, images, sessions });
+        assert_round_trip(&PullReport { compared_blocks: images, written_blocks: sessions, wire_bytes: shards });
+        prop_assert!(pull.to_bytes().len() + 4 <= AUX_BYTES_MAX);
+        prop_assert!(read.to_bytes().len() + 4 <= AUX_BYTES_MAX);
+        prop_assert!(reply.to_bytes().len() + 4 <= AUX_BYTES_MAX);
+    }
+
+    #[test]
+    fn damage_does_not_panic(
+        dirty in dirty_page(),
+        shards in shard_page(),
+        stamp in stamp(),
+        pull in pull(),
+        read in pull_read(),
+        reply in pull_read_reply(),
+        damage in damage(),
+    ) {
+        assert_hostile::<DirtyPage>(&damage.apply(dirty.to_bytes()));
+        assert_hostile::<ShardPage>(&damage.apply(shards.to_bytes()));
+        assert_hostile::<Stamp>(&damage.apply(stamp.to_bytes()));
+        assert_hostile::<Pull>(&damage.apply(pull.to_bytes()));
+        assert_hostile::<PullRead>(&damage.apply(read.to_bytes()));
+        assert_hostile::<PullReadReply>(&damage.apply(reply.to_bytes()));
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_not_panic(bytes in vec(any::<u8>(), 0..200)) {
+        assert_hostile::<Attach>(&bytes);
+        assert_hostile::<Stamp>(&bytes);
+        assert_hostile::<BrickStatus>(&bytes);
+        assert_hostile::<ImageStatus>(&bytes);
+        assert_hostile::<DirtyPage>(&bytes);
+        assert_hostile::<ShardPage>(&bytes);
+        assert_hostile::<Pull>(&bytes);
+        assert_hostile::<PullReport>(&bytes);
+        assert_hostile::<PullRead>(&bytes);
+        assert_hostile::<PullReadReply>(&bytes);
+    }
+
+    #[test]
+    fn crcs_come_back_as_they_went(crcs in vec(any::<u32>(), 0..=256), claimed in 0..300usize) {
+        let mut header = Header::request(Opcode::Write, RequestId(1));
+        let aux = put_crcs(&mut header, &crcs);
+        prop_assert_eq!(read_crcs(&header, &aux, crcs.len()), Ok(crcs.clone()));
+        // One block and none have the same aux, none; otherwise a wrong count is noticed.
+        if claimed.max(1) != crcs.len().max(1) {
+            prop_assert!(read_crcs(&header, &aux, claimed).is_err());
+        }
+    }
+}
