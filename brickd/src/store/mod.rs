@@ -1,1 +1,144 @@
-//! The on-disk format: superblock, registers, dirty maps, shard files.
+//! The on-disk format of a brick's directory (byte by byte in `FORMAT.md`) and what opens it.
+//!
+//! - [`superblock`]: identity, start counter, clean flag; two copies, written alternately.
+//! - [`register_log`]: the registers, an append-only log of checked records.
+//! - [`dirty`]: saved dirty maps, one file per lane, written at a clean stop and consumed at start.
+//! - [`shards`]: where shard files are, and finding those that exist.
+//! - [`format`](mod@format): makes a brick out of an empty directory.
+//!
+//! Crash assumptions: a write that was not followed by fdatasync may be there wholly, partly or not at all;
+//! a rename is atomic and durable once its directory was synced. Nothing read from a file is used before
+//! its checksum and its bounds were checked; what does not check is refused with a sentence or, where that
+//! is safe (saved dirty maps), counted as lost.
+
+pub mod dirty;
+mod durable;
+pub mod error;
+pub mod format;
+mod lock;
+pub mod register_log;
+pub mod shards;
+pub mod superblock;
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use brick_wire::register::RegisterEntry;
+use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, Role, ShardIndex};
+use tracing::warn;
+
+use crate::engine::SavedDirty;
+use error::StoreError;
+use lock::DirectoryLock;
+use register_log::RegisterLog;
+use superblock::{Identity, SuperblockFile};
+
+pub use format::format;
+
+/// A brick's directory, locked, checked and loaded. Opening it counted a start and cleared the clean flag,
+/// both durably: from here on a crash is a crash.
+#[derive(Debug)]
+pub struct Store {
+    /// The directory's path, for messages and relative names.
+    pub path: PathBuf,
+    /// Who the brick is; see [`SuperblockFile::write_identity`] for changes.
+    pub identity: Identity,
+    /// This life of the brick.
+    pub incarnation: Incarnation,
+    /// Whether the last stop was clean and its dirty maps were all readable.
+    pub clean_start: bool,
+    /// The latest state of every register.
+    pub registers: Vec<RegisterEntry>,
+    /// The shard files that exist.
+    pub shards: Vec<(LaneIndex, ImageUuid, ShardIndex)>,
+    /// Saved dirty maps by lane; empty after a crash.
+    pub dirty: Vec<(LaneIndex, Vec<SavedDirty>)>,
+    /// Bytes of disk that the shard files occupy.
+    pub used_bytes: u64,
+    /// The superblock, open for writing.
+    pub superblock: SuperblockFile,
+    /// The register log, open for appending.
+    pub register_log: RegisterLog,
+    /// Held as long as the brick runs.
+    pub lock: DirectoryLock,
+}
+
+/// Opens a formatted directory for serving.
+pub fn open(path: &Path) -> Result<Store, StoreError> {
+    let lock = DirectoryLock::acquire(path)?;
+    let mut superblock = SuperblockFile::open(path)?;
+    let found = superblock.current().clone();
+    let lanes = found.identity.lanes;
+    if found.identity.role == Role::Data {
+        check_direct_io(path)?;
+    }
+    let (register_log, registers) = RegisterLog::open(path, found.identity.brick)?;
+    let (clean_start, dirty) = load_dirty(path, &superblock);
+    let scan = match found.identity.role {
+        Role::Data => shards::scan(path, lanes)?,
+        Role::Arbiter => shards::Scan::default(),
+    };
+    let boot = boot_uuid()?;
+    let start = superblock.write_start()?;
+    dirty::remove_all(path, lanes)?;
+    Ok(Store {
+        path: path.to_owned(),
+        identity: found.identity,
+        incarnation: Incarnation { boot, start },
+        clean_start,
+        registers,
+        shards: scan.shards,
+        dirty,
+        used_bytes: scan.used_bytes,
+        superblock,
+        register_log,
+        lock,
+    })
+}
+
+/// The saved maps of all lanes, or `false` and none if any of them can't be trusted.
+fn load_dirty(path: &Path, superblock: &SuperblockFile) -> (bool, Vec<(LaneIndex, Vec<SavedDirty>)>) {
+    let found = superblock.current();
+    if !superblock.is_clean() {
+        return (false, Vec::new());
+    }
+    let mut lanes = Vec::new();
+    for lane in (0..found.identity.lanes).map(LaneIndex) {
+        match dirty::load(path, lane, found.start) {
+            Ok(maps) if maps.is_empty() => {}
+            Ok(maps) => lanes.push((lane, maps)),
+            Err(error) => {
+                warn!("{error}");
+                return (false, Vec::new());
+            }
+        }
+    }
+    (true, lanes)
+}
+
+/// Shard files are opened with O_DIRECT, which some file systems refuse: better said at start than at the
+/// first write.
+fn check_direct_io(path: &Path) -> Result<(), StoreError> {
+    let name = path.join(superblock::FILE_NAME);
+    let opened = File::options().read(true).custom_flags(libc::O_DIRECT).open(&name);
+    match opened {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(StoreError::NoDirectIo { path: path.to_owned() })
+        }
+        Err(source) => Err(StoreError::io("open", name)(source)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn boot_uuid() -> Result<BootUuid, StoreError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+    match text.trim().parse() {
+        Ok(uuid) => Ok(BootUuid(uuid)),
+        Err(_) => Err(StoreError::BootId { found: text.trim().to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

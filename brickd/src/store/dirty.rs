@@ -1,0 +1,220 @@
+//! Saved dirty maps: one file per lane, written at a clean stop, loaded and deleted at the next start.
+//!
+//! They are believed only together with the superblock's clean flag, which is set after all lanes were
+//! saved and cleared before the files are deleted, and only if they carry the start counter of the life
+//! that the flag speaks of. A file that doesn't check counts as lost, which is safe: without saved maps
+//! everything may be dirty.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use brick_wire::checksum::crc32c;
+use brick_wire::cursor::{BodyError, Put, Reader};
+use brick_wire::limits::SHARD_BLOCKS_MAX;
+use brick_wire::{BlockSet, ImageUuid, LaneIndex, ShardIndex, StartCounter};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::durable;
+use super::error::StoreError;
+use super::shards::lane_path;
+use crate::engine::SavedDirty;
+
+/// In the lane's directory.
+pub const FILE_NAME: &str = "dirty";
+/// First bytes of the file.
+pub const MAGIC: [u8; 8] = *b"BRICKDTY";
+/// Layout of the file, written by this code.
+pub const DIRTY_VERSION: u16 = 1;
+
+/// First 32 bytes of the file; the images follow.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    /// 0: [`MAGIC`].
+    magic: [u8; 8],
+    /// 8: [`DIRTY_VERSION`].
+    version: U16,
+    /// 10: the lane; protects against a file put into another lane.
+    lane: U16,
+    /// 12: number of images.
+    image_count: U32,
+    /// 16: start counter of the life that saved it; protects against the file of an earlier stop.
+    start: U64,
+    /// 24: zero.
+    reserved: U32,
+    /// 28: CRC32C of bytes 0..28 and of everything after the header.
+    crc: U32,
+}
+
+const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
+const HEADER_BYTES: usize = 32;
+const CRC_OFFSET: usize = 28;
+/// An image's uuid, flag and shard count: what one takes at least.
+const IMAGE_BYTES_MIN: usize = 21;
+
+/// Replaces a lane's saved maps; durable when done.
+pub fn save(
+    directory: &Path,
+    lane: LaneIndex,
+    start: StartCounter,
+    maps: &[SavedDirty],
+) -> Result<(), StoreError> {
+    durable::replace_file(&file_path(directory, lane), &encode(lane, start, maps))
+}
+
+/// A lane's saved maps of the life `start`; none if there is no file.
+pub(super) fn load(
+    directory: &Path,
+    lane: LaneIndex,
+    start: StartCounter,
+) -> Result<Vec<SavedDirty>, StoreError> {
+    let path = file_path(directory, lane);
+    match std::fs::read(&path) {
+        Ok(content) => decode(&content, lane, start).map_err(|why| StoreError::DirtyMaps { path, why }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(StoreError::io("read", path)(source)),
+    }
+}
+
+/// Deletes what was saved: it describes the past from now on.
+pub(super) fn remove_all(directory: &Path, lanes: u16) -> Result<(), StoreError> {
+    for lane in (0..lanes).map(LaneIndex) {
+        let path = file_path(directory, lane);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::io("delete", path)(source)),
+        }
+    }
+    Ok(())
+}
+
+fn encode(lane: LaneIndex, start: StartCounter, maps: &[SavedDirty]) -> Vec<u8> {
+    let header = RawHeader {
+        magic: MAGIC,
+        version: U16::new(DIRTY_VERSION),
+        lane: U16::new(lane.0),
+        image_count: U32::new(maps.len() as u32),
+        start: U64::new(start.0),
+        reserved: U32::new(0),
+        crc: U32::new(0),
+    };
+    let mut content = header.as_bytes().to_vec();
+    for map in maps {
+        content.extend_from_slice(&map.image.to_bytes());
+        content.put_u8(u8::from(map.exact));
+        content.put_u32(map.shards.len() as u32);
+        for (shard, blocks) in &map.shards {
+            let bitmap = blocks.to_bytes();
+            content.put_u32(shard.0);
+            content.put_u16(bitmap.len() as u16);
+            content.extend_from_slice(&bitmap);
+        }
+    }
+    let crc = file_crc(&content);
+    content[CRC_OFFSET..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    content
+}
+
+fn decode(content: &[u8], lane: LaneIndex, start: StartCounter) -> Result<Vec<SavedDirty>, &'static str> {
+    let Ok((header, body)) = RawHeader::ref_from_prefix(content) else {
+        return Err("it is shorter than its header");
+    };
+    if header.magic != MAGIC || header.version.get() != DIRTY_VERSION {
+        return Err("it doesn't start with the magic and version of saved dirty maps");
+    }
+    if header.crc.get() != file_crc(content) {
+        return Err("it fails its check");
+    }
+    if header.lane.get() != lane.0 {
+        return Err("it belongs to another lane");
+    }
+    if header.start.get() != start.0 {
+        return Err("it was saved by another start of the brick");
+    }
+    let count = header.image_count.get() as usize;
+    if count > body.len() / IMAGE_BYTES_MIN {
+        return Err("it holds fewer images than it says");
+    }
+    let mut reader = Reader::new(body);
+    let maps = (0..count).map(|_| decode_map(&mut reader)).collect::<Result<_, _>>();
+    match (maps, reader.is_empty()) {
+        (Ok(maps), true) => Ok(maps),
+        _ => Err("its maps don't decode"),
+    }
+}
+
+fn decode_map(reader: &mut Reader<'_>) -> Result<SavedDirty, BodyError> {
+    let image = ImageUuid::from_bytes(reader.array()?);
+    let exact = reader.u8()? == 1;
+    let count = reader.u32()?;
+    let mut shards = Vec::new();
+    for _ in 0..count {
+        let shard = ShardIndex(reader.u32()?);
+        let length = usize::from(reader.u16()?);
+        let out_of_range = BodyError::OutOfRange { field: "dirty.bitmap", value: length as u64 };
+        shards.push((shard, BlockSet::from_bytes(reader.bytes(length)?).ok_or(out_of_range)?));
+    }
+    Ok(SavedDirty { image, exact, shards })
+}
+
+/// Of everything but the place where it stands.
+fn file_crc(content: &[u8]) -> u32 {
+    let (header, body) = content.split_at(HEADER_BYTES);
+    let mut covered = header[..CRC_OFFSET].to_vec();
+    covered.extend_from_slice(body);
+    crc32c(&covered)
+}
+
+fn file_path(directory: &Path, lane: LaneIndex) -> PathBuf {
+    directory.join(lane_path(lane)).join(FILE_NAME)
+}
+
+// The bitmap of the largest shard has a u16 length.
+const _: () = assert!(SHARD_BLOCKS_MAX / 8 <= u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use brick_wire::BlockRange;
+
+    use super::*;
+
+    fn maps() -> Vec<SavedDirty> {
+        let image = ImageUuid::from_bytes([0x1a; 16]);
+        let blocks = BlockSet::from(BlockRange::new(9, 2));
+        vec![SavedDirty { image, exact: true, shards: vec![(ShardIndex(5), blocks)] }]
+    }
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut expected = b"BRICKDTY".to_vec();
+        expected.extend([1, 0, 2, 0]); // version, lane
+        expected.extend([1, 0, 0, 0]); // images
+        expected.extend([8, 0, 0, 0, 0, 0, 0, 0]); // start counter
+        expected.extend([0; 4]); // reserved
+        let mut body = vec![0x1a; 16]; // image
+        body.extend([1, 1, 0, 0, 0]); // exact, shards
+        body.extend([5, 0, 0, 0, 2, 0, 0x00, 0x06]); // shard, bitmap bytes, bitmap
+        let crc = crc32c(&[expected.clone(), body.clone()].concat());
+        expected.extend(crc.to_le_bytes());
+        expected.extend(body);
+        assert_eq!(encode(LaneIndex(2), StartCounter(8), &maps()), expected);
+        assert_eq!(decode(&expected, LaneIndex(2), StartCounter(8)), Ok(maps()));
+    }
+
+    #[test]
+    fn what_does_not_check_is_lost() {
+        let good = encode(LaneIndex(2), StartCounter(8), &maps());
+        assert!(decode(&good, LaneIndex(3), StartCounter(8)).is_err());
+        assert!(decode(&good, LaneIndex(2), StartCounter(9)).is_err());
+        for length in 0..good.len() {
+            assert!(decode(&good[..length], LaneIndex(2), StartCounter(8)).is_err(), "{length} bytes");
+        }
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            assert!(decode(&bad, LaneIndex(2), StartCounter(8)).is_err(), "byte {index}");
+        }
+    }
+}
