@@ -1,1 +1,3 @@
-//! Opens replicated images.
+//! Opens replicated images: quorum writes, dummy writes to the arbiter, granular heal.
+
+pub mod replica;

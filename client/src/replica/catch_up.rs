@@ -1,0 +1,186 @@
+//! Bringing a brick that missed the last change to the decided epoch, and what its restart means.
+//!
+//! The record is decided already; the late brick gets the same prepare and accept, so it votes for nothing
+//! new (a ballot is never used for two records, rule R1). Data goes to a brick only after its accept
+//! was acknowledged, so a brick is never ahead of or behind the requests it gets.
+
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
+use brick_wire::{BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Opcode, RequestId, Status};
+use bytes::Bytes;
+
+use super::Group;
+use super::group::Phase;
+use super::interface::{GroupError, HANDLE};
+use super::pending::Purpose;
+
+impl Group {
+    /// A fresh link joins whatever is going on.
+    pub(super) fn attach_to_phase(&mut self, brick: BrickIndex) {
+        if !self.linked().contains(brick) {
+            return;
+        }
+        match &self.phase {
+            Phase::PreVote(_) => self.send_pre_vote(brick),
+            Phase::Ended(_) => {}
+            Phase::Opening | Phase::Recovering | Phase::Serving | Phase::Closing => {
+                if self.change.is_some() {
+                    self.join_change(brick);
+                } else {
+                    self.catch_up(brick);
+                }
+            }
+        }
+    }
+
+    /// Starts the catch-up of a brick that isn't at the decided epoch. A lease that it still keeps for a
+    /// predecessor of ours is void: the record was decided without it, so the prepare is forced.
+    pub(super) fn catch_up(&mut self, brick: BrickIndex) {
+        let Some(record) = &self.record else { return };
+        let epoch = record.epoch;
+        let state = self.brick(brick);
+        if state.accepted == epoch || state.catching_up == Some(epoch) || !self.linked().contains(brick) {
+            return;
+        }
+        self.brick_mut(brick).catching_up = Some(epoch);
+        let frame = prepare_frame(self.config.image, epoch, Flags::FORCE);
+        self.send_frame(brick, CoreIndex(0), frame, Purpose::CatchUpPrepare(epoch));
+    }
+
+    /// Starts the catch-up of every brick that needs it.
+    pub(super) fn catch_up_all(&mut self) {
+        for brick in self.linked().iter() {
+            self.catch_up(brick);
+        }
+    }
+
+    pub(super) fn handle_catch_up_promise(&mut self, brick: BrickIndex, epoch: Epoch, reply: &Frame) {
+        if self.record.as_ref().map(|record| record.epoch) != Some(epoch) {
+            return self.catch_up_again(brick);
+        }
+        match reply.header.status {
+            Status::Ok => {
+                if self.is_rolled_back(brick) {
+                    return self.declare_blank(brick);
+                }
+                let record = self.record.as_ref().expect("compared above");
+                let frame = accept_frame(self.config.image, epoch, record.to_bytes());
+                self.send_frame(brick, CoreIndex(0), frame, Purpose::CatchUpAccept(epoch));
+            }
+            Status::BallotRefused => {
+                self.brick_mut(brick).catching_up = None;
+                self.note_refusal(reply);
+            }
+            _ => self.reset_link(brick, "the brick can't promise the current epoch"),
+        }
+    }
+
+    pub(super) fn handle_catch_up_accepted(&mut self, brick: BrickIndex, epoch: Epoch, status: Status) {
+        if self.record.as_ref().map(|record| record.epoch) != Some(epoch) {
+            return self.catch_up_again(brick);
+        }
+        match status {
+            Status::Ok => {
+                self.brick_mut(brick).accepted = epoch;
+                self.brick_mut(brick).catching_up = None;
+                self.drive_all();
+            }
+            Status::BallotRefused => {
+                self.brick_mut(brick).catching_up = None;
+                self.contest(std::time::Duration::ZERO);
+            }
+            _ => self.reset_link(brick, "the brick can't accept the current epoch"),
+        }
+    }
+
+    fn catch_up_again(&mut self, brick: BrickIndex) {
+        self.brick_mut(brick).catching_up = None;
+        if self.change.is_none() {
+            self.catch_up(brick);
+        }
+    }
+
+    /// The brick is another life of the one we knew (rule I12).
+    pub(super) fn handle_restart(&mut self, brick: BrickIndex, rebooted: bool) {
+        let Some(record) = &self.record else { return };
+        if !record.in_sync.contains(brick) {
+            // The record learns the new life when it is changed next; an arbiter has nothing to lose.
+            return;
+        }
+        if !self.kept_running().without(brick).is_empty() {
+            self.dropping.insert(brick);
+        } else if rebooted && (self.flush.has_unflushed() || self.has_writes()) {
+            self.brick_mut(brick).lost_memory = true;
+        } else {
+            // Its disk is as it was. The record has to name its new life before it is used again.
+            self.contest(std::time::Duration::ZERO);
+        }
+    }
+
+    /// Decides about bricks of S that lost completed unflushed writes with their boot, as soon as it is
+    /// known whether another one kept them.
+    pub(super) fn resolve_lost_memory(&mut self) {
+        let lost = self.bricks_where(|brick| brick.lost_memory);
+        let Some(record) = &self.record else { return };
+        let in_sync = record.in_sync.difference(self.dropping);
+        if lost.is_empty() {
+            return;
+        }
+        if !self.kept_running().difference(lost).is_empty() {
+            for brick in lost.iter() {
+                self.brick_mut(brick).lost_memory = false;
+                self.dropping.insert(brick);
+            }
+        } else if in_sync.is_subset_of(self.linked()) {
+            // The writes may be on one copy and not on the other. Only a recovery may sort that out, and
+            // the user has to know (rule I7).
+            self.end(GroupError::LostWrites);
+        }
+    }
+
+    /// Linked bricks of S that are in the life the record names.
+    fn kept_running(&self) -> BrickSet {
+        let Some(record) = &self.record else { return BrickSet::EMPTY };
+        let in_sync = record.in_sync.difference(self.dropping).intersection(self.linked());
+        let same = |brick: &BrickIndex| {
+            self.brick(*brick).seen == Some(record.members[usize::from(brick.0)].incarnation)
+        };
+        in_sync.iter().filter(same).collect()
+    }
+
+    /// Whether the brick shows a lower start counter than the record knows: it was restored from an older
+    /// copy and forgot promises (rule R2).
+    pub(super) fn is_rolled_back(&self, brick: BrickIndex) -> bool {
+        let (Some(record), Some(seen)) = (&self.record, self.brick(brick).seen) else { return false };
+        record.members[usize::from(brick.0)].incarnation.start > seen.start
+    }
+
+    /// Tells a brick that it is blank: it won't vote again before it has learned its registers.
+    pub(super) fn declare_blank(&mut self, brick: BrickIndex) {
+        let header = Header::request(Opcode::BlankDeclare, RequestId(0));
+        self.send(brick, CoreIndex(0), header, Purpose::DeclareBlank);
+        if let Some(link) = &mut self.brick_mut(brick).link {
+            link.blank = true;
+        }
+    }
+}
+
+/// A prepare of an image's epoch register.
+pub(super) fn prepare_frame(image: brick_wire::ImageUuid, ballot: Epoch, flags: Flags) -> Frame {
+    let mut header = Header::request(Opcode::RegisterPrepare, RequestId(0));
+    header.epoch = ballot;
+    header.image = HANDLE;
+    header.flags = flags;
+    Frame::new(header, RegisterKey::Epoch(image).to_bytes(), Bytes::new())
+}
+
+/// An accept of an image's epoch register.
+pub(super) fn accept_frame(image: brick_wire::ImageUuid, ballot: Epoch, value: Vec<u8>) -> Frame {
+    let mut header = Header::request(Opcode::RegisterAccept, RequestId(0));
+    header.epoch = ballot;
+    header.image = HANDLE;
+    let state = RegisterState { value, ..RegisterState::default() };
+    let entry = RegisterEntry { key: RegisterKey::Epoch(image), state };
+    Frame::new(header, entry.to_bytes(), Bytes::new())
+}

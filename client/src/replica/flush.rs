@@ -1,0 +1,274 @@
+//! Durability: flushes on every brick of S (I7), and letting bricks forget dirty bits afterwards (I6).
+//!
+//! A generation is stamped on every write when it is first sent and grows with every flush. A flush covers
+//! what completed before it, so `CLEAN(g)` may follow it with the `g` below every write that was in flight
+//! when the flush started, and only if *every* data brick took part: a brick that is away needs the bits.
+
+use std::time::Duration;
+
+use brick_wire::limits::GROUP_BRICKS_MAX;
+use brick_wire::{
+    BlockRange, BrickIndex, BrickSet, CoreIndex, Generation, Header, Opcode, ShardIndex, Status, Timestamp,
+};
+
+use super::Group;
+use super::admit::{Kind, OperationKey};
+use super::group::Phase;
+use super::interface::{Action, GroupError, Output};
+use super::pending::Purpose;
+
+/// Bits are cleaned at least this often while there are writes: what a brick that dies had seen since is
+/// compared when it comes back.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the group remembers about flushes.
+#[derive(Debug)]
+pub(super) struct FlushState {
+    /// Stamped on writes; the first is 1, below are bits of earlier sessions.
+    pub(super) generation: Generation,
+    /// The closed record may be written: nothing is in flight and everything is flushed.
+    pub(super) may_close: bool,
+    /// Writes completed, and how many of those the last good flush covered.
+    completed_writes: u64,
+    flushed_writes: u64,
+    /// There may be bits to clean.
+    stale_bits: bool,
+    last_clean: Timestamp,
+    /// A flush that nobody asked for is under way.
+    background: bool,
+}
+
+/// A flush under way.
+#[derive(Debug, Default)]
+pub(super) struct FlushOperation {
+    /// Set when it is first sent.
+    covers: Option<Covers>,
+    /// Answers outstanding per brick, one for each core.
+    outstanding: [u16; GROUP_BRICKS_MAX],
+    sent: BrickSet,
+    acknowledged: BrickSet,
+    failed: BrickSet,
+    /// A core answered that it was at another epoch: to be sent again.
+    spoiled: BrickSet,
+    background: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Covers {
+    writes: u64,
+    /// Every write of this generation or below was completed before.
+    boundary: Generation,
+}
+
+impl FlushState {
+    pub(super) fn new(now: Timestamp) -> FlushState {
+        FlushState {
+            generation: Generation(1),
+            may_close: false,
+            completed_writes: 0,
+            flushed_writes: 0,
+            stale_bits: true,
+            last_clean: now,
+            background: false,
+        }
+    }
+
+    pub(super) fn note_write_completed(&mut self) {
+        self.completed_writes += 1;
+        self.stale_bits = true;
+    }
+
+    /// A brick entered S: from now on its bits may be cleaned, too.
+    pub(super) fn note_joined(&mut self) {
+        self.stale_bits = true;
+    }
+
+    /// Whether completed writes may be lost by a power loss.
+    pub(super) fn has_unflushed(&self) -> bool {
+        self.completed_writes > self.flushed_writes
+    }
+}
+
+impl Group {
+    /// Finishes what is under way, flushes, and gives the image back. Answered by [`Action::Closed`].
+    pub fn handle_close(&mut self, now: Timestamp) {
+        self.now = now;
+        match &self.phase {
+            Phase::Serving => {
+                for target in self.heal_targets().iter() {
+                    self.stop_heal(target);
+                }
+                self.phase = Phase::Closing;
+            }
+            Phase::Ended(error) => {
+                let result = if *error == GroupError::Closed { Ok(()) } else { Err(error.clone()) };
+                self.actions.push_back(Action::Closed(result));
+            }
+            Phase::Closing => {}
+            Phase::PreVote(_) | Phase::Opening | Phase::Recovering => {
+                self.end(GroupError::Closed);
+                self.actions.push_back(Action::Closed(Ok(())));
+            }
+        }
+        self.progress();
+    }
+
+    fn flush_mut(&mut self, key: OperationKey) -> Option<&mut FlushOperation> {
+        match &mut self.operations.get_mut(&key)?.kind {
+            Kind::Flush(flush) => Some(flush),
+            _ => None,
+        }
+    }
+
+    pub(super) fn drive_flush(&mut self, key: OperationKey) {
+        if self.may_send() {
+            let covers = self.flush_mut(key).expect("driven as a flush").covers;
+            let covers = covers.unwrap_or_else(|| self.start_flush());
+            let targets = self.required().intersection(self.ready());
+            let flush = self.flush_mut(key).expect("driven as a flush");
+            flush.covers = Some(covers);
+            let targets = targets.difference(flush.sent.union(flush.failed));
+            flush.sent = flush.sent.union(targets);
+            for brick in targets.iter() {
+                let header = self.data_header(Opcode::Flush);
+                for core in self.brick(brick).cores() {
+                    self.send(brick, core, header, Purpose::Flush(key));
+                    self.flush_mut(key).expect("driven as a flush").outstanding[usize::from(brick.0)] += 1;
+                }
+            }
+        }
+        self.settle_flush(key);
+    }
+
+    /// Writes sent from now on belong to the next generation.
+    fn start_flush(&mut self) -> Covers {
+        let in_flight = self.operations.values().filter_map(|operation| match &operation.kind {
+            Kind::Write(write) => write.generation(),
+            _ => None,
+        });
+        let boundary = in_flight.map(|generation| generation.0 - 1).min().unwrap_or(self.flush.generation.0);
+        self.flush.generation.0 += 1;
+        Covers { writes: self.flush.completed_writes, boundary: Generation(boundary) }
+    }
+
+    pub(super) fn handle_flushed(
+        &mut self,
+        brick: BrickIndex,
+        key: OperationKey,
+        _core: CoreIndex,
+        reply: Header,
+    ) {
+        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
+        let Some(flush) = self.flush_mut(key) else { return };
+        flush.outstanding[usize::from(brick.0)] -= 1;
+        match reply.status {
+            Status::Ok => {}
+            Status::StaleEpoch | Status::AheadEpoch => flush.spoiled.insert(brick),
+            _ => flush.failed.insert(brick),
+        }
+        if flush.outstanding[usize::from(brick.0)] == 0 && !flush.failed.contains(brick) {
+            if flush.spoiled.contains(brick) {
+                flush.sent.remove(brick);
+                flush.spoiled.remove(brick);
+            } else {
+                flush.acknowledged.insert(brick);
+            }
+        }
+        if matches!(reply.status, Status::StaleEpoch | Status::AheadEpoch) {
+            self.note_wrong_epoch(brick, reply.status, current);
+        }
+        self.drive(key);
+    }
+
+    pub(super) fn undo_flush(&mut self, brick: BrickIndex, key: OperationKey) {
+        if let Some(flush) = self.flush_mut(key) {
+            flush.outstanding[usize::from(brick.0)] = 0;
+            flush.sent.remove(brick);
+            flush.spoiled.remove(brick);
+        }
+    }
+
+    fn settle_flush(&mut self, key: OperationKey) {
+        let required = self.required();
+        let Some(flush) = self.flush_mut(key) else { return };
+        let (acknowledged, failed, background) = (flush.acknowledged, flush.failed, flush.background);
+        if !required.is_subset_of(acknowledged.union(failed)) {
+            return;
+        }
+        let failed = failed.intersection(required);
+        if failed.is_empty() {
+            let covers = flush.covers.expect("acknowledged flushes were sent");
+            self.flush.flushed_writes = self.flush.flushed_writes.max(covers.writes);
+            self.flush.background &= !background;
+            self.clean(acknowledged, covers.boundary);
+            self.finish(key, Ok(Output::Done));
+        } else if failed == required {
+            // The last copies refuse; a second flush that says OK would prove nothing (rule I7).
+            self.flush.background &= !background;
+            self.flush.last_clean = self.now;
+            self.finish(key, Err(GroupError::Io));
+        } else {
+            for brick in failed.iter() {
+                self.dropping.insert(brick);
+                self.postpone_heal(brick);
+            }
+        }
+    }
+
+    /// Lets the bricks forget bits of blocks that are equal and durable everywhere.
+    fn clean(&mut self, flushed: BrickSet, boundary: Generation) {
+        let data = self.config.data_bricks();
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        self.flush.last_clean = self.now;
+        if in_sync != data || !data.is_subset_of(flushed) || !self.suspect.is_empty() || self.change.is_some()
+        {
+            return;
+        }
+        self.flush.stale_bits = self.has_writes() || self.flush.has_unflushed();
+        let mut header = self.data_header(Opcode::Clean);
+        header.generation = boundary;
+        for brick in self.ready().iter() {
+            for core in self.brick(brick).cores() {
+                self.send(brick, core, header, Purpose::Clean);
+            }
+        }
+    }
+
+    /// Starts flushes that nobody asked for: to clean bits in time, and before closing.
+    pub(super) fn progress_flush(&mut self) {
+        if self.change.is_some() {
+            return;
+        }
+        match self.phase {
+            Phase::Serving if self.clean_due().is_some_and(|due| self.now >= due) => {
+                self.flush_in_background();
+            }
+            Phase::Closing if self.operations.is_empty() && !self.flush.may_close => {
+                if self.flush.has_unflushed() {
+                    self.flush_in_background();
+                } else {
+                    self.flush.may_close = true;
+                    self.begin_change();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// When bits should be cleaned; `None` if there are none, or they can't be.
+    pub(super) fn clean_due(&self) -> Option<Timestamp> {
+        let in_sync = self.record.as_ref()?.in_sync;
+        let possible = matches!(self.phase, Phase::Serving)
+            && in_sync == self.config.data_bricks()
+            && in_sync.is_subset_of(self.ready())
+            && !self.flush.background
+            && self.suspect.is_empty();
+        (possible && self.flush.stale_bits).then(|| self.flush.last_clean + CLEAN_INTERVAL)
+    }
+
+    fn flush_in_background(&mut self) {
+        self.flush.background = true;
+        let flush = FlushOperation { background: true, ..FlushOperation::default() };
+        self.admit(None, Kind::Flush(flush), ShardIndex(0), BlockRange::EMPTY);
+    }
+}

@@ -1,0 +1,399 @@
+//! Bringing a brick back: pull what is listed, flush, join (I10), while I/O goes on.
+//!
+//! Blocks move from a good brick to the stale one directly; this side only says which, and holds the
+//! claim on them so that the user's writes to those blocks, and only those, wait for the moment. A brick
+//! joins when its list is empty, it has acknowledged every completed write, and it was flushed after that.
+//! From that flush on it is required: writes and flushes need it although the record doesn't name it yet.
+
+use std::time::Duration;
+
+use brick_wire::body::{Pull, PullReport};
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::{BlockRange, BlockSet, BrickIndex, Opcode, ShardIndex, Status, Timestamp};
+use bytes::Bytes;
+
+use super::Group;
+use super::admit::{Kind, OperationKey};
+use super::gather::Stage;
+use super::group::{Joining, Phase};
+use super::interface::Output;
+use super::open::RECOVER_BLOCKS_MAX;
+use super::pending::Purpose;
+
+/// Pulls under way to one brick.
+const PULLS_MAX: usize = 4;
+/// Blocks of one pull: bounds how long a write to one of them waits.
+const PULL_BLOCKS_MAX: usize = 512;
+/// Pause after a heal that failed; doubles up to [`HEAL_PAUSE_MAX`].
+const HEAL_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between attempts to heal a brick.
+const HEAL_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A pull under way.
+#[derive(Debug)]
+pub(super) struct PullOperation {
+    target: BrickIndex,
+    blocks: BlockSet,
+    sent: bool,
+}
+
+impl Group {
+    /// Starts heals that are due and takes the running ones further.
+    pub(super) fn progress_heals(&mut self) {
+        match self.phase {
+            Phase::Recovering => self.start_recovery_heals(),
+            Phase::Serving => self.start_heals(),
+            _ => return,
+        }
+        for target in self.heal_targets().iter() {
+            self.pump_heal(target);
+        }
+        if matches!(self.phase, Phase::Recovering) {
+            self.progress_recovery();
+        } else {
+            self.progress_join();
+            self.equalize_suspects();
+        }
+    }
+
+    fn start_heals(&mut self) {
+        if self.change.is_some() {
+            return;
+        }
+        let record = self.record.as_ref().expect("serving");
+        let (ready, in_sync) = (self.ready(), record.in_sync);
+        let stale = self.config.data_bricks().difference(in_sync).intersection(ready);
+        for target in stale.iter() {
+            let brick = self.brick(target);
+            if brick.heal.is_none()
+                && self.now >= brick.heal_after
+                && let Some(source) = in_sync.intersection(ready).first()
+            {
+                self.start_heal(target, source);
+            }
+        }
+    }
+
+    /// In a recovery every copy of S but the chosen one is a target.
+    fn start_recovery_heals(&mut self) {
+        let in_sync = self.record.as_ref().expect("recovering").in_sync;
+        if self.change.is_some() || !in_sync.is_subset_of(self.ready()) {
+            return;
+        }
+        let Some(source) = self.recovery_source(in_sync) else { return };
+        for target in in_sync.without(source).iter() {
+            if self.brick(target).heal.is_none() && !self.recovered.contains(target) {
+                self.start_heal(target, source);
+            }
+        }
+    }
+
+    /// Serves when the copies are equal; or at once from one copy if there is much to compare.
+    fn progress_recovery(&mut self) {
+        if self.change.is_some() {
+            return;
+        }
+        let targets = self.heal_targets();
+        for target in targets.iter() {
+            let heal = self.brick(target).heal.as_ref().expect("selected by it");
+            if matches!(heal.stage, Stage::Gathering { .. }) {
+                return;
+            }
+            if heal.is_equal() {
+                self.brick_mut(target).heal = None;
+                self.recovered.insert(target);
+            }
+        }
+        let blocks: u64 =
+            self.bricks.iter().filter_map(|brick| brick.heal.as_ref()).map(|heal| heal.listed_blocks()).sum();
+        let remaining = self.heal_targets();
+        if blocks > RECOVER_BLOCKS_MAX {
+            self.dropping = self.dropping.union(remaining);
+        }
+        if self.recovery_is_over() {
+            self.begin_change();
+        }
+    }
+
+    /// Whether every member of S that is to stay there is equal to the others.
+    pub(super) fn recovery_is_over(&self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let staying = record.in_sync.difference(self.dropping);
+        let unequal = staying.difference(self.recovered);
+        unequal.count() <= 1
+    }
+
+    /// Keeps pulls under way while there is something listed.
+    fn pump_heal(&mut self, target: BrickIndex) {
+        if self.change.is_some() || !self.ready().contains(target) {
+            return;
+        }
+        loop {
+            let Some(heal) = &mut self.brick_mut(target).heal else { return };
+            if heal.stage != Stage::Copying || heal.pulls >= PULLS_MAX {
+                return;
+            }
+            let Some((shard, blocks)) = self.next_pull(target) else { return };
+            let range = hull(&blocks);
+            self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
+            let pull = PullOperation { target, blocks, sent: false };
+            self.admit(None, Kind::Pull(pull), shard, range);
+        }
+    }
+
+    /// Listed blocks that no pull is after yet.
+    fn next_pull(&self, target: BrickIndex) -> Option<(ShardIndex, BlockSet)> {
+        let heal = self.brick(target).heal.as_ref()?;
+        for (shard, listed) in &heal.list {
+            let mut left = listed.clone();
+            for operation in self.operations.values().filter(|operation| operation.shard == *shard) {
+                if let Kind::Pull(pull) = &operation.kind
+                    && pull.target == target
+                {
+                    left.remove_all(&pull.blocks);
+                }
+            }
+            let mut chosen = BlockSet::new();
+            let mut count = 0;
+            for run in left.runs(PULL_BLOCKS_MAX as u16) {
+                let room = PULL_BLOCKS_MAX - count;
+                let run = BlockRange::new(run.first, run.count.min(room as u16));
+                chosen.insert_range(run);
+                count += usize::from(run.count);
+                if count == PULL_BLOCKS_MAX {
+                    break;
+                }
+            }
+            if count > 0 {
+                return Some((*shard, chosen));
+            }
+        }
+        None
+    }
+
+    pub(super) fn drive_pull(&mut self, key: OperationKey) {
+        let operation = &self.operations[&key];
+        let Kind::Pull(pull) = &operation.kind else { unreachable!("driven as a pull") };
+        let (target, shard, sent) = (pull.target, operation.shard, pull.sent);
+        let serving = matches!(self.phase, Phase::Serving | Phase::Recovering);
+        if sent || self.change.is_some() || !serving || !self.ready().contains(target) {
+            return;
+        }
+        let source = match &self.brick(target).heal {
+            Some(heal) => heal.source,
+            None => match self.suspect_source(target) {
+                Some(source) => source,
+                None => return self.finish(key, Ok(Output::Done)),
+            },
+        };
+        let Some(link) = self.brick(source).link else { return self.stop_heal(target) };
+        let Kind::Pull(pull) = &mut self.operations.get_mut(&key).expect("driven").kind else { return };
+        pull.sent = true;
+        let config = &self.config.bricks[usize::from(source.0)];
+        let body = Pull {
+            source: config.brick,
+            incarnation: link.incarnation,
+            address: config.address.clone(),
+            blocks: pull.blocks.clone(),
+        };
+        let mut header = self.data_header(Opcode::Pull);
+        header.shard = shard;
+        let frame = Frame::new(header, body.to_bytes(), Bytes::new());
+        let core = self.core_for(target, shard);
+        self.send_frame(target, core, frame, Purpose::Pull(key));
+    }
+
+    pub(super) fn handle_pulled(&mut self, brick: BrickIndex, key: OperationKey, reply: &Frame) {
+        let Some(operation) = self.operations.get_mut(&key) else { return };
+        let shard = operation.shard;
+        let Kind::Pull(pull) = &mut operation.kind else { return };
+        pull.sent = false;
+        let blocks = pull.blocks.clone();
+        let report = PullReport::from_bytes(&reply.aux).unwrap_or_default();
+        match reply.header.status {
+            Status::Ok => {}
+            Status::StaleEpoch | Status::AheadEpoch => {
+                // Refused by the target or by the source: one of them is at another epoch.
+                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.header.epoch);
+                self.note_wrong_epoch(brick, reply.header.status, current);
+                return if current { self.fail_pull(brick, key) } else { self.drive(key) };
+            }
+            _ => return self.fail_pull(brick, key),
+        }
+        self.counters.healed_blocks += u64::from(report.written_blocks);
+        self.counters.compared_blocks += u64::from(report.compared_blocks);
+        self.counters.heal_wire_bytes += report.wire_bytes;
+        if let Some(heal) = &mut self.brick_mut(brick).heal {
+            heal.pulls -= 1;
+            heal.unlist(shard, &blocks);
+        } else {
+            self.note_equalized(brick, shard, &blocks);
+        }
+        self.finish(key, Ok(Output::Done));
+    }
+
+    /// The link to the target broke; if the pull is still wanted it is sent again.
+    pub(super) fn undo_pull(&mut self, key: OperationKey) {
+        if let Some(Kind::Pull(pull)) = self.operations.get_mut(&key).map(|operation| &mut operation.kind) {
+            pull.sent = false;
+        }
+    }
+
+    fn fail_pull(&mut self, target: BrickIndex, key: OperationKey) {
+        if self.brick(target).heal.is_some() {
+            self.stop_heal(target);
+        } else {
+            self.suspect_retry_at = self.now + HEAL_PAUSE_MAX;
+            self.finish(key, Ok(Output::Done));
+        }
+    }
+
+    /// Drops the pulls of a heal that was given up; its claims are free again.
+    pub(super) fn forget_pulls(&mut self, target: BrickIndex) {
+        let of_target = |kind: &Kind| matches!(kind, Kind::Pull(pull) if pull.target == target);
+        let keys = self.operations.iter().filter(|(_, operation)| of_target(&operation.kind));
+        let keys: Vec<OperationKey> = keys.map(|(key, _)| *key).collect();
+        // Their blocks are safe to write meanwhile: the target is reset, and drained before it is used.
+        for key in keys {
+            if self.operations.contains_key(&key) {
+                self.finish(key, Ok(Output::Done));
+            }
+        }
+    }
+
+    pub(super) fn handle_followed(
+        &mut self,
+        brick: BrickIndex,
+        key: OperationKey,
+        shard: ShardIndex,
+        blocks: BlockRange,
+        status: Status,
+    ) {
+        let applied = status == Status::Ok;
+        let Some(heal) = &mut self.brick_mut(brick).heal else { return };
+        heal.note_followed(shard, blocks, applied);
+        if applied
+            && let Some(operation) = self.operations.get_mut(&key)
+            && let Kind::Write(write) = &mut operation.kind
+        {
+            write.note_applied(brick);
+        }
+        if matches!(status, Status::NoSpace | Status::Io | Status::FlushFailed) {
+            self.stop_heal(brick);
+        }
+        self.drive(key);
+    }
+
+    /// Flushes a brick that is equal, then proposes it for S.
+    fn progress_join(&mut self) {
+        if self.change.is_some() {
+            return;
+        }
+        if let Some(joining) = self.joining {
+            if joining.unflushed_cores == 0 {
+                self.begin_change();
+            }
+            return;
+        }
+        let equal = self.bricks_where(|brick| {
+            brick.heal.as_ref().is_some_and(|heal| heal.stage == Stage::Copying && heal.is_equal())
+        });
+        let Some(target) = equal.intersection(self.ready()).first() else { return };
+        self.brick_mut(target).heal.as_mut().expect("selected by it").stage = Stage::Joining;
+        let cores: Vec<_> = self.brick(target).cores().collect();
+        self.joining = Some(Joining { brick: target, unflushed_cores: cores.len() as u16 });
+        let header = self.data_header(Opcode::Flush);
+        for core in cores {
+            self.send(target, core, header, Purpose::JoinFlush);
+        }
+        self.drive_all();
+    }
+
+    pub(super) fn handle_join_flushed(&mut self, brick: BrickIndex, status: Status) {
+        let Some(joining) = &mut self.joining else { return };
+        if joining.brick != brick {
+            return;
+        }
+        if status == Status::Ok {
+            joining.unflushed_cores -= 1;
+        } else {
+            self.stop_heal(brick);
+        }
+    }
+
+    /// The brick is in S.
+    pub(super) fn finish_join(&mut self, brick: BrickIndex) {
+        self.joining = None;
+        self.continuous.insert(brick);
+        let state = self.brick_mut(brick);
+        state.heal = None;
+        state.heal_failures = 0;
+        self.flush.note_joined();
+    }
+
+    /// After a failure: not again at once.
+    pub(super) fn postpone_heal(&mut self, brick: BrickIndex) {
+        let now = self.now;
+        let state = self.brick_mut(brick);
+        let pause = HEAL_PAUSE * (1 << state.heal_failures.min(8));
+        state.heal_failures += 1;
+        state.heal_after = now + pause.min(HEAL_PAUSE_MAX);
+    }
+
+    /// Makes copies in S equal that may differ after all of them refused a write (rule I9).
+    fn equalize_suspects(&mut self) {
+        let pulling = self.operations.values().any(
+            |operation| matches!(&operation.kind, Kind::Pull(pull) if self.brick(pull.target).heal.is_none()),
+        );
+        if pulling || self.change.is_some() || self.now < self.suspect_retry_at {
+            return;
+        }
+        let Some((shard, blocks)) = self.suspect.iter().next().map(|(shard, set)| (*shard, set.clone()))
+        else {
+            return;
+        };
+        let in_sync = self.record.as_ref().expect("serving").in_sync;
+        let Some(source) = in_sync.first() else { return };
+        self.suspect_left = in_sync.without(source);
+        if self.suspect_left.is_empty() {
+            self.suspect.clear();
+            return;
+        }
+        for target in self.suspect_left.iter() {
+            let range = hull(&blocks);
+            let pull = PullOperation { target, blocks: blocks.clone(), sent: false };
+            self.admit(None, Kind::Pull(pull), shard, range);
+        }
+    }
+
+    fn suspect_source(&self, target: BrickIndex) -> Option<BrickIndex> {
+        let in_sync = self.record.as_ref()?.in_sync;
+        in_sync.first().filter(|source| *source != target && in_sync.contains(target))
+    }
+
+    fn note_equalized(&mut self, target: BrickIndex, shard: ShardIndex, blocks: &BlockSet) {
+        self.suspect_left.remove(target);
+        if self.suspect_left.is_empty() {
+            for run in blocks.runs(u16::MAX) {
+                self.clear_suspect(shard, run);
+            }
+        }
+    }
+
+    /// When a heal that waits may start.
+    pub(super) fn heal_timeout(&self) -> Option<Timestamp> {
+        let record = self.record.as_ref()?;
+        let stale = self.config.data_bricks().difference(record.in_sync).intersection(self.ready());
+        let waiting = stale.iter().map(|brick| self.brick(brick)).filter(|brick| brick.heal.is_none());
+        let heals = waiting.map(|brick| brick.heal_after).min();
+        let suspects = (!self.suspect.is_empty()).then_some(self.suspect_retry_at);
+        heals.into_iter().chain(suspects).filter(|at| *at > self.now).min()
+    }
+}
+
+/// The smallest range with all of `blocks`.
+fn hull(blocks: &BlockSet) -> BlockRange {
+    let first = blocks.runs(1).next().expect("a pull has blocks").first;
+    BlockRange::new(first, blocks.end() as u16 - first)
+}

@@ -1,0 +1,75 @@
+//! The holder's side of the lease (I8): renewals, and whether a read may complete.
+//!
+//! A renewal counts from the moment it was *sent*, and for less than the brick counts, so that the holder
+//! always stops first. A quorum must have renewed: any other session needs a promise from one of them.
+
+use std::time::Duration;
+
+use brick_wire::{BrickIndex, CoreIndex, Header, Opcode, Status, Timestamp};
+
+use super::Group;
+use super::group::Phase;
+use super::pending::Purpose;
+
+/// Renewals per lease time.
+const RENEWALS: u32 = 4;
+/// The share of the lease that the holder believes in, percent: the rest covers clock drift between hosts.
+const MARGIN_PERCENT: u32 = 80;
+/// Shortest pause between renewals, whatever the lease.
+const RENEW_PAUSE_MIN: Duration = Duration::from_millis(20);
+
+impl Group {
+    /// Whether no other session can hold the image yet.
+    pub(super) fn lease_holds(&self) -> bool {
+        let renewed = self.bricks_where(|brick| {
+            let (Some(link), Some(renewed_at)) = (brick.link, brick.renewed_at) else { return false };
+            self.now < renewed_at + link.lease * MARGIN_PERCENT / 100
+        });
+        self.config.is_quorum(renewed)
+    }
+
+    /// Sends renewals when it is time.
+    pub(super) fn renew_if_due(&mut self) {
+        if self.now >= self.renew_at
+            && matches!(self.phase, Phase::Serving | Phase::Recovering | Phase::Closing)
+        {
+            self.renew();
+        }
+    }
+
+    /// Sends a renewal to every brick that has none under way.
+    pub(super) fn renew(&mut self) {
+        let Some(record) = &self.record else { return };
+        let mut header = Header::request(Opcode::Ping, brick_wire::RequestId(0));
+        header.epoch = record.epoch;
+        header.image = super::interface::HANDLE;
+        for brick in self.ready().iter() {
+            if !self.pending.any(brick, |purpose| purpose == Purpose::Renew) {
+                self.send(brick, CoreIndex(0), header, Purpose::Renew);
+            }
+        }
+        self.renew_at = self.now + self.renew_pause();
+    }
+
+    fn renew_pause(&self) -> Duration {
+        let lease = self.bricks.iter().filter_map(|brick| brick.link).map(|link| link.lease).min();
+        (lease.unwrap_or(Duration::from_secs(1)) / RENEWALS).max(RENEW_PAUSE_MIN)
+    }
+
+    pub(super) fn handle_renewed(&mut self, brick: BrickIndex, sent_at: Timestamp, reply: Header) {
+        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
+        match reply.status {
+            Status::Ok if current => self.brick_mut(brick).renewed_at = Some(sent_at),
+            Status::Ok => {}
+            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
+            _ => {}
+        }
+        if self.lease_holds() {
+            for (key, result) in std::mem::take(&mut self.unverified) {
+                if self.operations.contains_key(&key) {
+                    self.complete_read(key, result);
+                }
+            }
+        }
+    }
+}

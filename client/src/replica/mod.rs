@@ -1,0 +1,34 @@
+//! Replication of one image in one replica group, sans-IO: events in, actions out.
+//!
+//! The rules are those of `REPLICATION.md` (R1–R4, I1–I15); each file names the ones it keeps. Nothing in
+//! this folder opens a socket, reads a clock or draws a random number: the driver under a real client and
+//! the simulator run the same code.
+//!
+//! Calling contract of [`Group`]: feed one event with a `handle_*` function, then drain
+//! [`Group::poll_action`] until it returns `None`; call [`Group::handle_timeout`] no later than
+//! [`Group::poll_timeout`] says.
+//!
+//! The life of a write, by file: [`group`] takes the request, `admit` orders it behind overlapping ones,
+//! `write` sends it to the in-sync bricks and the arbiter and decides when it is complete, `epoch` moves
+//! the group to a new epoch when a brick fails, `heal` brings that brick back, `flush` makes it durable
+//! and lets the bricks forget that they might differ.
+
+mod admit;
+mod bricks;
+mod catch_up;
+mod epoch;
+mod flush;
+mod gather;
+pub mod group;
+mod heal;
+mod interface;
+mod lease;
+mod open;
+mod pending;
+pub mod proposer;
+mod read;
+mod report;
+mod write;
+
+pub use group::Group;
+pub use interface::*;

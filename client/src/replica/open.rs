@@ -1,0 +1,195 @@
+//! Opening an image: ask who would promise (R4), take the record, recover what a dead holder left.
+//!
+//! A client that can't win must change nothing: a prepare fences the holder, so it is sent only when a
+//! majority with an in-sync data brick answered and no lease of another session runs.
+
+use std::time::Duration;
+
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::record::{EpochRecord, RecordKind};
+use brick_wire::register::{RegisterKey, RegisterState};
+use brick_wire::{BrickIndex, BrickSet, CoreIndex, Header, Opcode, RequestId, Status};
+use bytes::Bytes;
+
+use super::Group;
+use super::group::Phase;
+use super::interface::{Action, GroupError, Purpose as OpenPurpose};
+use super::pending::Purpose;
+
+/// How long a vote waits for bricks that may still answer, once it has a quorum: a slow brick that is left
+/// out of a recovery has to be healed afterwards.
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
+/// A recovery that has to compare more than this many blocks serves from one copy meanwhile.
+pub(super) const RECOVER_BLOCKS_MAX: u64 = 16 * 1024;
+
+/// What the bricks said before the vote.
+#[derive(Debug, Default)]
+pub(super) struct PreVote {
+    answered: BrickSet,
+    best: Option<EpochRecord>,
+    held: Option<(EpochRecord, u32)>,
+}
+
+impl Group {
+    pub(super) fn send_pre_vote(&mut self, brick: BrickIndex) {
+        let header = Header::request(Opcode::RegisterRead, RequestId(0));
+        let key = RegisterKey::Epoch(self.config.image).to_bytes();
+        self.send_frame(brick, CoreIndex(0), Frame::new(header, key, Bytes::new()), Purpose::PreVote);
+    }
+
+    pub(super) fn handle_pre_vote(&mut self, brick: BrickIndex, reply: &Frame) {
+        let session = self.config.session;
+        if reply.header.status != Status::Ok {
+            return;
+        }
+        let Some(state) = self.read_state(brick, reply) else { return };
+        let Ok(record) = decode_record(&state) else {
+            return self.reset_link(brick, "its epoch record can't be read");
+        };
+        self.counter_seen = self.counter_seen.max(state.promised.counter);
+        let Phase::PreVote(vote) = &mut self.phase else { return };
+        vote.answered.insert(brick);
+        let Some(record) = record else { return };
+        if state.lease_left_ms > 0 && record.holder != session {
+            vote.held = Some((record.clone(), state.lease_left_ms));
+        }
+        if vote.best.as_ref().is_none_or(|best| best.epoch < record.epoch) {
+            vote.best = Some(record);
+        }
+    }
+
+    /// Goes on to the vote when it can be won; gives up when it can't.
+    pub(super) fn progress_open(&mut self) {
+        self.resolve_lost_memory();
+        let Phase::PreVote(vote) = &self.phase else { return };
+        let waited = self.now.since(self.opened_at);
+        let everybody = self.bricks.iter().all(|brick| brick.attempted);
+        let outstanding = self.linked().difference(vote.answered);
+        let settled = (everybody && outstanding.is_empty()) || waited >= SETTLE;
+        let answered = vote.answered.intersection(self.linked());
+        let gave_up = waited >= self.config.brick_timeout;
+        if !self.config.is_quorum(answered) {
+            if gave_up {
+                let error = self.no_quorum_error();
+                self.end(error);
+            }
+            return;
+        }
+        let Some(best) = &vote.best else {
+            if settled {
+                self.end(GroupError::NoRecord);
+            }
+            return;
+        };
+        if best.in_sync.intersection(answered).is_empty() {
+            if gave_up {
+                let in_sync = self.addresses(best.in_sync);
+                self.end(GroupError::NoGoodCopy { in_sync });
+            }
+            return;
+        }
+        // A brick that missed the last change may keep a lease that is void.
+        let held = vote.held.as_ref().filter(|(record, _)| record.epoch >= best.epoch);
+        if let (Some((record, lease_left_ms)), false) = (held, self.config.takeover) {
+            let error = GroupError::Held { holder: record.holder, lease_left_ms: *lease_left_ms };
+            return self.end(error);
+        }
+        if settled {
+            self.phase = Phase::Opening;
+            self.begin_change();
+        }
+    }
+
+    /// The first record of this session, from what a quorum promised (see Recovery in `REPLICATION.md`).
+    pub(super) fn first_record(
+        &self,
+        base: &EpochRecord,
+        promised: BrickSet,
+    ) -> Result<EpochRecord, GroupError> {
+        let mut record = base.clone();
+        record.holder = self.config.session;
+        record.kind = self.serving_kind();
+        if base.kind == RecordKind::Closed {
+            // Nothing is to be done, and who isn't there stays in S until the first write.
+            return Ok(record);
+        }
+        let reachable = base.in_sync.intersection(promised);
+        if reachable.is_empty() {
+            return Err(GroupError::NoGoodCopy { in_sync: self.addresses(base.in_sync) });
+        }
+        record.in_sync = reachable;
+        if reachable.count() > 1 {
+            record.kind = RecordKind::Recovering;
+        }
+        Ok(record)
+    }
+
+    pub(super) fn serving_kind(&self) -> RecordKind {
+        match self.config.purpose {
+            OpenPurpose::Client => RecordKind::Client,
+            OpenPurpose::Heal => RecordKind::Heal,
+        }
+    }
+
+    /// The first record of this session was decided.
+    pub(super) fn after_opening(&mut self) {
+        let record = self.record.as_ref().expect("just decided");
+        if record.kind == RecordKind::Recovering {
+            self.phase = Phase::Recovering;
+            self.catch_up_all();
+            return;
+        }
+        self.continuous = record.in_sync;
+        self.start_serving();
+    }
+
+    pub(super) fn start_serving(&mut self) {
+        self.phase = Phase::Serving;
+        self.catch_up_all();
+        self.actions.push_back(Action::Opened(Ok(())));
+    }
+
+    /// The copy that a recovery takes as right: one that kept running since the record was written if
+    /// there is one, else one on the same boot, else any.
+    pub(super) fn recovery_source(&self, members: BrickSet) -> Option<BrickIndex> {
+        let record = self.record.as_ref()?;
+        let preference = |brick: &BrickIndex| {
+            let recorded = self.recovered_from.get(usize::from(brick.0)).copied().unwrap_or_default();
+            match self.brick(*brick).seen {
+                Some(seen) if seen == recorded => 0,
+                Some(seen) if seen.boot == recorded.boot => 1,
+                _ => 2,
+            }
+        };
+        record.in_sync.intersection(members).iter().min_by_key(preference)
+    }
+
+    pub(super) fn no_quorum_error(&self) -> GroupError {
+        GroupError::NoQuorum { reachable: self.linked().count(), bricks: self.bricks.len() }
+    }
+
+    pub(super) fn addresses(&self, bricks: BrickSet) -> String {
+        let addresses = bricks.iter().filter_map(|brick| self.config.bricks.get(usize::from(brick.0)));
+        addresses.map(|brick| brick.address.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A register's state out of a reply; a peer that sends nonsense loses its link.
+    pub(super) fn read_state(&mut self, brick: BrickIndex, reply: &Frame) -> Option<RegisterState> {
+        match RegisterState::from_bytes(&reply.aux) {
+            Ok(state) => Some(state),
+            Err(_) => {
+                self.reset_link(brick, "it sent a register state that can't be read");
+                None
+            }
+        }
+    }
+}
+
+/// The record in a register's state, if it holds one.
+pub(super) fn decode_record(state: &RegisterState) -> Result<Option<EpochRecord>, GroupError> {
+    if state.value.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(EpochRecord::from_bytes(&state.value)?))
+}

@@ -1,0 +1,232 @@
+//! Timers, figures for status output, the existence cache, and the removal of an image.
+
+use brick_wire::body::ShardPage;
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::limits::GROUP_BRICKS_MAX;
+use brick_wire::{
+    BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Opcode, ShardIndex, Status, Timestamp,
+};
+
+use super::Group;
+use super::admit::{Kind, OperationKey};
+use super::group::Phase;
+use super::interface::{GroupError, NoQuorum, Output, Report, State};
+use super::open::SETTLE;
+use super::pending::Purpose;
+
+/// What happened since opening.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) reads_outstanding: [u32; GROUP_BRICKS_MAX],
+    pub(super) read_errors: u64,
+    pub(super) healed_blocks: u64,
+    pub(super) compared_blocks: u64,
+    pub(super) heal_wire_bytes: u64,
+}
+
+/// The removal of all shards, under way.
+#[derive(Debug, Default)]
+pub(super) struct RemoveOperation {
+    outstanding: [u16; GROUP_BRICKS_MAX],
+    sent: BrickSet,
+    removed: BrickSet,
+    failed: BrickSet,
+}
+
+impl Group {
+    /// Time passed: renews, times out, retries.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.now = now;
+        for index in 0..self.bricks.len() {
+            let brick = BrickIndex(index as u8);
+            let silent = self.pending.oldest(brick).is_some_and(|at| now >= at + self.config.brick_timeout);
+            if silent {
+                self.reset_link(brick, "it did not answer in time");
+            }
+        }
+        self.renew_if_due();
+        if now >= self.serve_not_before {
+            self.drive_all();
+        }
+        self.progress();
+    }
+
+    /// When [`Group::handle_timeout`] is due; `None` if only an event can change anything.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let mut times: Vec<Timestamp> = Vec::new();
+        for index in 0..self.bricks.len() {
+            let oldest = self.pending.oldest(BrickIndex(index as u8));
+            times.extend(oldest.map(|at| at + self.config.brick_timeout));
+        }
+        match self.phase {
+            Phase::Ended(_) => return None,
+            Phase::PreVote(_) => {
+                times.push(self.opened_at + SETTLE);
+                times.push(self.opened_at + self.config.brick_timeout);
+            }
+            Phase::Opening => {}
+            Phase::Recovering | Phase::Serving | Phase::Closing => times.push(self.renew_at),
+        }
+        times.extend(self.change_timeout());
+        times.extend(self.heal_timeout());
+        times.extend(self.clean_due());
+        if let (Some(since), NoQuorum::Suspend) = (self.stalled_since, self.config.no_quorum)
+            && self.operations.values().any(|operation| operation.user.is_some())
+        {
+            times.push(since + self.config.io_timeout);
+        }
+        times.extend(self.contested);
+        times.push(self.serve_not_before);
+        times.into_iter().filter(|at| *at > self.now).min()
+    }
+
+    /// What state the group is in.
+    pub fn report(&self) -> Report {
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let heals = self.bricks.iter().filter_map(|brick| brick.heal.as_ref());
+        Report {
+            state: self.state(in_sync),
+            epoch: self.record.as_ref().map_or(Epoch::ZERO, |record| record.epoch),
+            in_sync,
+            connected: self.bricks_where(|brick| brick.link.is_some()),
+            blocks_to_heal: heals.map(|heal| heal.listed_blocks()).sum(),
+            healed_blocks: self.counters.healed_blocks,
+            compared_blocks: self.counters.compared_blocks,
+            heal_wire_bytes: self.counters.heal_wire_bytes,
+        }
+    }
+
+    fn state(&self, in_sync: BrickSet) -> State {
+        match &self.phase {
+            Phase::Ended(GroupError::Closed) => State::Closed,
+            Phase::Ended(GroupError::NoQuorum { .. }) => State::NoQuorum,
+            Phase::Ended(GroupError::NoGoodCopy { .. }) => State::NoGoodCopy,
+            Phase::Ended(_) => State::Fenced,
+            Phase::PreVote(_) | Phase::Opening => State::Opening,
+            _ if !self.config.is_quorum(self.linked()) => State::NoQuorum,
+            _ if in_sync.intersection(self.linked()).is_empty() => State::NoGoodCopy,
+            _ if self.bricks.iter().any(|brick| brick.heal.is_some()) => State::Healing,
+            _ if in_sync != self.config.data_bricks() => State::Degraded,
+            _ => State::Healthy,
+        }
+    }
+
+    /// A write is about to create this shard.
+    pub(super) fn note_shard(&mut self, shard: ShardIndex) {
+        if let Some(existing) = &mut self.existing {
+            existing.insert(shard);
+        } else {
+            self.existing_next.insert(shard);
+        }
+    }
+
+    /// Asks one brick of S which shards exist, once, so that reads of the others never leave the client:
+    /// only this session's writes create more.
+    pub(super) fn load_existence(&mut self) {
+        if self.existing.is_some() || self.existence_pages > 0 || !self.may_send() {
+            return;
+        }
+        let in_sync = self.record.as_ref().expect("serving").in_sync;
+        let Some(brick) = in_sync.intersection(self.ready()).first() else { return };
+        let header = self.data_header(Opcode::ShardList);
+        for core in self.brick(brick).cores() {
+            self.existence_pages += 1;
+            self.send(brick, core, header, Purpose::Existence(self.existence_attempt));
+        }
+    }
+
+    pub(super) fn handle_existence(
+        &mut self,
+        brick: BrickIndex,
+        core: CoreIndex,
+        attempt: u32,
+        reply: &Frame,
+    ) {
+        if attempt != self.existence_attempt {
+            return;
+        }
+        self.existence_pages -= 1;
+        let page = ShardPage::from_bytes(&reply.aux);
+        let (Status::Ok, Ok(page)) = (reply.header.status, page) else {
+            return self.restart_existence();
+        };
+        let last = page.shards.last().copied();
+        self.existing_next.extend(page.shards);
+        if let Some(last) = last
+            && reply.header.flags.contains(Flags::MORE)
+        {
+            if !self.may_send() || !self.ready().contains(brick) {
+                return self.restart_existence();
+            }
+            let mut header = self.data_header(Opcode::ShardList);
+            header.shard = ShardIndex(last.0 + 1);
+            self.existence_pages += 1;
+            self.send(brick, core, header, Purpose::Existence(attempt));
+        }
+        if self.existence_pages == 0 {
+            self.existing = Some(std::mem::take(&mut self.existing_next));
+        }
+    }
+
+    /// The list was not finished. What was learned stays true; the rest is asked for again.
+    pub(super) fn restart_existence(&mut self) {
+        self.existence_attempt += 1;
+        self.existence_pages = 0;
+    }
+
+    fn remove_mut(&mut self, key: OperationKey) -> Option<&mut RemoveOperation> {
+        match &mut self.operations.get_mut(&key)?.kind {
+            Kind::Remove(remove) => Some(remove),
+            _ => None,
+        }
+    }
+
+    /// Has every brick that is there delete the shards; those that aren't are told when they are back.
+    pub(super) fn drive_remove(&mut self, key: OperationKey) {
+        if self.may_send() {
+            let ready = self.ready();
+            let remove = self.remove_mut(key).expect("driven as a removal");
+            let targets = ready.difference(remove.sent);
+            remove.sent = remove.sent.union(targets);
+            for brick in targets.iter() {
+                let header = self.data_header(Opcode::ImageRemove);
+                for core in self.brick(brick).cores() {
+                    self.send(brick, core, header, Purpose::Remove(key));
+                    self.remove_mut(key).expect("driven").outstanding[usize::from(brick.0)] += 1;
+                }
+            }
+        }
+        let linked = self.linked();
+        let Some(remove) = self.remove_mut(key) else { return };
+        let done = remove.removed.union(remove.failed);
+        if !remove.sent.is_empty() && linked.is_subset_of(done) {
+            let removed = remove.removed;
+            self.finish(key, Ok(Output::Removed(removed)));
+        }
+    }
+
+    pub(super) fn handle_removed(
+        &mut self,
+        brick: BrickIndex,
+        key: OperationKey,
+        _core: CoreIndex,
+        reply: Header,
+    ) {
+        let Some(remove) = self.remove_mut(key) else { return };
+        remove.outstanding[usize::from(brick.0)] -= 1;
+        if reply.status != Status::Ok {
+            remove.failed.insert(brick);
+        } else if remove.outstanding[usize::from(brick.0)] == 0 && !remove.failed.contains(brick) {
+            remove.removed.insert(brick);
+        }
+        self.drive(key);
+    }
+
+    pub(super) fn undo_remove(&mut self, brick: BrickIndex, key: OperationKey) {
+        if let Some(remove) = self.remove_mut(key) {
+            remove.outstanding[usize::from(brick.0)] = 0;
+            remove.failed.insert(brick);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The life of a write: to every brick of S at once, payload-free to the arbiter, complete by rule I3.
+//!
+//! - I3: complete when every brick of S (old and proposed) applied it and a quorum acknowledged.
+//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S.
+//! - I11: the payload is a slice that nobody else may change, checksummed once; every brick gets those
+//!   bytes. A brick that finds the checksum wrong gets them again.
+//! - I13: a brick outside S that is being healed gets new writes as well, but never one that overlaps a
+//!   write it hasn't answered: that goes onto its list instead.
+
+use brick_wire::body::put_crcs;
+use brick_wire::checksum::block_crcs;
+use brick_wire::decode::Frame;
+use brick_wire::{BlockRange, BrickIndex, BrickSet, Flags, Generation, Header, Opcode, ShardIndex, Status};
+use bytes::{Bytes, BytesMut};
+
+use super::Group;
+use super::admit::{Kind, OperationKey};
+use super::interface::{GroupError, Output};
+use super::pending::Purpose;
+
+/// How often a write is sent again to a brick that found its checksum wrong.
+const CHECKSUM_RETRIES_MAX: u8 = 8;
+
+/// A write under way.
+#[derive(Debug)]
+pub(super) struct WriteOperation {
+    data: Bytes,
+    crcs: Vec<u32>,
+    fua: bool,
+    /// The flush generation it was first sent under; none before.
+    generation: Option<Generation>,
+    /// Sent, and neither answered nor drained.
+    waiting: BrickSet,
+    /// Applied by these bricks, or acknowledged (arbiters).
+    applied: BrickSet,
+    refused: BrickSet,
+    refusal: Status,
+    checksum_retries: u8,
+}
+
+/// The changed part of a block.
+#[derive(Debug)]
+pub(super) struct Patch {
+    pub(super) offset_bytes: usize,
+    pub(super) data: Bytes,
+    pub(super) fua: bool,
+}
+
+impl Patch {
+    /// The whole block with the patch in it; `None` for `block` is all zeros.
+    pub(super) fn apply(&self, block: Option<&[u8]>) -> Bytes {
+        let mut whole = BytesMut::zeroed(brick_wire::limits::BLOCK_SIZE);
+        if let Some(block) = block {
+            whole.copy_from_slice(block);
+        }
+        whole[self.offset_bytes..self.offset_bytes + self.data.len()].copy_from_slice(&self.data);
+        whole.freeze()
+    }
+}
+
+impl WriteOperation {
+    pub(super) fn new(data: Bytes, fua: bool, blocks: BlockRange) -> WriteOperation {
+        assert_eq!(data.len(), blocks.bytes(), "a write carries its blocks");
+        WriteOperation {
+            crcs: block_crcs(&data).collect(),
+            data,
+            fua,
+            generation: None,
+            waiting: BrickSet::EMPTY,
+            applied: BrickSet::EMPTY,
+            refused: BrickSet::EMPTY,
+            refusal: Status::Ok,
+            checksum_retries: 0,
+        }
+    }
+
+    /// Whether a brick may have seen it.
+    pub(super) fn was_sent(&self) -> bool {
+        self.generation.is_some()
+    }
+
+    /// A brick outside S has it, too.
+    pub(super) fn note_applied(&mut self, brick: BrickIndex) {
+        self.applied.insert(brick);
+    }
+
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+}
+
+impl Group {
+    fn write_mut(&mut self, key: OperationKey) -> Option<&mut WriteOperation> {
+        match &mut self.operations.get_mut(&key)?.kind {
+            Kind::Write(write) => Some(write),
+            _ => None,
+        }
+    }
+
+    /// Sends the write to whoever needs it and hasn't got it, then looks whether it is complete.
+    pub(super) fn drive_write(&mut self, key: OperationKey) {
+        if self.may_send() {
+            let (required, ready, arbiters) = (self.required(), self.ready(), self.config.arbiters());
+            let generation = self.flush.generation;
+            let operation = &self.operations[&key];
+            let (shard, blocks) = (operation.shard, operation.blocks);
+            let write = self.write_mut(key).expect("driven as a write");
+            let got = write.waiting.union(write.applied).union(write.refused);
+            let first = write.generation.is_none();
+            let targets = required.union(arbiters).intersection(ready).difference(got);
+            if !targets.is_empty() {
+                write.generation.get_or_insert(generation);
+            }
+            if first && !targets.is_empty() {
+                self.note_shard(shard);
+            }
+            for brick in targets.iter() {
+                self.send_write(brick, key, shard, blocks);
+            }
+            if first && !targets.is_empty() {
+                self.follow(key, shard, blocks, required);
+            }
+        }
+        self.settle_write(key);
+    }
+
+    fn send_write(&mut self, brick: BrickIndex, key: OperationKey, shard: ShardIndex, blocks: BlockRange) {
+        let frame = self.write_frame(brick, key, shard, blocks);
+        self.write_mut(key).expect("sent as a write").waiting.insert(brick);
+        let core = self.core_for(brick, shard);
+        self.send_frame(brick, core, frame, Purpose::Write(key));
+    }
+
+    /// The frame for one brick: the payload, or for an arbiter only its checksums.
+    fn write_frame(
+        &self,
+        brick: BrickIndex,
+        key: OperationKey,
+        shard: ShardIndex,
+        blocks: BlockRange,
+    ) -> Frame {
+        let arbiter = self.config.arbiters().contains(brick);
+        let mut header = self.data_header(if arbiter { Opcode::DummyWrite } else { Opcode::Write });
+        let Kind::Write(write) = &self.operations[&key].kind else { unreachable!("framed as a write") };
+        header.shard = shard;
+        header.blocks = blocks;
+        header.generation = write.generation.expect("set before it is sent");
+        if write.fua {
+            header.flags = Flags::FUA;
+        }
+        let aux = put_crcs(&mut header, &write.crcs);
+        Frame::new(header, aux, if arbiter { Bytes::new() } else { write.data.clone() })
+    }
+
+    /// New writes go to bricks that are being healed as well, within a bound on what may lag.
+    fn follow(&mut self, key: OperationKey, shard: ShardIndex, blocks: BlockRange, required: BrickSet) {
+        let tracked = self.bricks_where(|brick| brick.heal.is_some()).difference(required);
+        for brick in tracked.iter() {
+            let ready = self.ready().contains(brick);
+            let heal = self.brick_mut(brick).heal.as_mut().expect("selected by it");
+            if heal.note_write(shard, blocks, ready) {
+                let frame = self.write_frame(brick, key, shard, blocks);
+                let core = self.core_for(brick, shard);
+                self.send_frame(brick, core, frame, Purpose::Follow(key, shard, blocks));
+            }
+        }
+    }
+
+    pub(super) fn handle_written(&mut self, brick: BrickIndex, key: OperationKey, reply: Header) {
+        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
+        let Some(write) = self.write_mut(key) else { return };
+        write.waiting.remove(brick);
+        match reply.status {
+            Status::Ok => write.applied.insert(brick),
+            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
+            Status::BadChecksum => {
+                write.checksum_retries += 1;
+                if write.checksum_retries > CHECKSUM_RETRIES_MAX {
+                    return self.reset_link(brick, "writes arrive there with wrong checksums");
+                }
+            }
+            Status::NoSpace | Status::Io | Status::FlushFailed => {
+                write.refused.insert(brick);
+                write.refusal = reply.status;
+            }
+            _ => return self.reset_link(brick, "it refused a write as invalid"),
+        }
+        self.drive(key);
+    }
+
+    /// A request reached a brick under another epoch than the brick's. If ours is the decided one, either
+    /// somebody fenced us or the brick is behind; otherwise the request is just sent again.
+    pub(super) fn note_wrong_epoch(&mut self, brick: BrickIndex, status: Status, current: bool) {
+        if !current || self.change.is_some() {
+            return;
+        }
+        if status == Status::StaleEpoch {
+            self.contest(super::epoch::CONTEST_PAUSE);
+        } else {
+            self.brick_mut(brick).accepted = brick_wire::Epoch::ZERO;
+            self.catch_up(brick);
+        }
+    }
+
+    pub(super) fn undo_write(&mut self, brick: BrickIndex, key: OperationKey) {
+        if let Some(write) = self.write_mut(key) {
+            write.waiting.remove(brick);
+        }
+    }
+
+    /// Completes the write, fails it, or has the bricks that refused it leave S.
+    fn settle_write(&mut self, key: OperationKey) {
+        let required = self.required();
+        let Some(operation) = self.operations.get(&key) else { return };
+        let Kind::Write(write) = &operation.kind else { return };
+        let answered = write.applied.union(write.refused);
+        if !write.waiting.intersection(required).is_empty() || !required.is_subset_of(answered) {
+            return;
+        }
+        let (shard, blocks, refusal) = (operation.shard, operation.blocks, write.refusal);
+        let refused = write.refused.intersection(required);
+        if refused.is_empty() {
+            if self.config.is_quorum(write.applied) {
+                self.flush.note_write_completed();
+                self.clear_suspect(shard, blocks);
+                self.finish(key, Ok(Output::Done));
+            }
+        } else if refused == required {
+            // No copy is better than another (GlusterFS issue 4613): the user is told and S stays.
+            self.flush.note_write_completed();
+            self.note_suspect(shard, blocks);
+            let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
+            self.finish(key, Err(error));
+        } else {
+            for brick in refused.iter() {
+                self.dropping.insert(brick);
+                self.postpone_heal(brick);
+            }
+        }
+    }
+
+    /// The copies in S may differ in these blocks: they are read from one brick until they are equal.
+    fn note_suspect(&mut self, shard: ShardIndex, blocks: BlockRange) {
+        if self.required().count() > 1 {
+            self.suspect.entry(shard).or_default().insert_range(blocks);
+        }
+    }
+
+    pub(super) fn clear_suspect(&mut self, shard: ShardIndex, blocks: BlockRange) {
+        if let Some(set) = self.suspect.get_mut(&shard) {
+            set.remove_range(blocks);
+            if set.is_empty() {
+                self.suspect.remove(&shard);
+            }
+        }
+    }
+}
