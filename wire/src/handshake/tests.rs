@@ -111,6 +111,8 @@ fn fields_without_meaning_are_refused() {
     ] {
         assert_eq!(Welcome::from_bytes(&altered(&WELCOME, offset, bytes)), Err(out_of_range(field, value)));
     }
+    assert_eq!(Hello::from_bytes(&[&HELLO[..], &[0]].concat()), Err(BodyError::Trailing(1)));
+    assert_eq!(Welcome::from_bytes(&[&WELCOME[..], &[0; 2]].concat()), Err(BodyError::Trailing(2)));
     let not_utf8 = altered(&HELLO, 62, &[0xff]);
     assert_eq!(Hello::from_bytes(&not_utf8), Err(BodyError::NotUtf8 { field: "hello.name" }));
 }
