@@ -54,9 +54,8 @@ fn requests_in_flight_are_bounded() {
 
 #[test]
 fn data_written_is_data_read_in_every_size() {
-    for tcp in [false, true] {
-        let server =
-            if tcp { TestServer::tcp(Behaviour::default()) } else { TestServer::unix(Behaviour::default()) };
+    let start = [TestServer::unix, TestServer::tcp, TestServer::unix_on_epoll, TestServer::tcp_on_epoll];
+    for server in start.map(|start| start(Behaviour::default())) {
         match server.tcp {
             Some(address) => round_trips(connect_tcp(address).enter_structured()),
             None => round_trips(connect_unix(&server.socket()).enter_structured()),
@@ -150,8 +149,13 @@ fn disconnect_waits_for_requests_in_flight() {
 
 #[test]
 fn shutdown_finishes_what_is_in_flight_and_removes_the_socket() {
-    let mut server =
-        TestServer::unix(Behaviour { delay: Duration::from_millis(200), ..Behaviour::default() });
+    let behaviour = Behaviour { delay: Duration::from_millis(200), ..Behaviour::default() };
+    for start in [TestServer::unix, TestServer::unix_on_epoll] {
+        shutdown_with_clients(start(behaviour.clone()));
+    }
+}
+
+fn shutdown_with_clients(mut server: TestServer) {
     let mut busy = connect_unix(&server.socket()).enter();
     let idle = connect_unix(&server.socket()).enter();
     let haggling = connect_unix(&server.socket()).greet();
@@ -197,12 +201,14 @@ fn a_live_socket_is_refused() {
 
 #[test]
 fn an_idle_server_uses_no_processor() {
-    let server = TestServer::unix(Behaviour::default());
-    let mut client = connect_unix(&server.socket()).enter();
-    client.request(FLUSH, 0, 1, 0, 0);
-    assert_eq!(client.simple_reply(), (0, 1));
-    let before = server.cpu_ticks();
-    std::thread::sleep(Duration::from_secs(2));
-    let ticks = server.cpu_ticks() - before;
-    assert!(ticks <= 2, "{ticks} ticks of 10 ms in 2 s with one idle client");
+    for start in [TestServer::unix, TestServer::unix_on_epoll] {
+        let server = start(Behaviour::default());
+        let mut client = connect_unix(&server.socket()).enter();
+        client.request(FLUSH, 0, 1, 0, 0);
+        assert_eq!(client.simple_reply(), (0, 1));
+        let before = server.cpu_ticks();
+        std::thread::sleep(Duration::from_secs(2));
+        let ticks = server.cpu_ticks() - before;
+        assert!(ticks <= 2, "{ticks} ticks of 10 ms in 2 s with one idle client");
+    }
 }

@@ -184,14 +184,24 @@ pub struct TestServer {
 
 impl TestServer {
     pub fn unix(behaviour: Behaviour) -> Self {
-        Self::start(behaviour, false)
+        Self::start(behaviour, false, false)
     }
 
     pub fn tcp(behaviour: Behaviour) -> Self {
-        Self::start(behaviour, true)
+        Self::start(behaviour, true, false)
     }
 
-    fn start(behaviour: Behaviour, tcp: bool) -> Self {
+    /// On the runtime that is used where io_uring is forbidden.
+    pub fn unix_on_epoll(behaviour: Behaviour) -> Self {
+        Self::start(behaviour, false, true)
+    }
+
+    /// The same, on TCP.
+    pub fn tcp_on_epoll(behaviour: Behaviour) -> Self {
+        Self::start(behaviour, true, true)
+    }
+
+    fn start(behaviour: Behaviour, tcp: bool, epoll: bool) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("nbd.sock");
         let (stop, stopped) = UnixStream::pair().expect("socket pair");
@@ -199,11 +209,7 @@ impl TestServer {
         let device_counters = Arc::clone(&counters);
         let (ready, started) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let mut runtime = monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
-                .enable_timer()
-                .build()
-                .expect("runtime");
-            runtime.block_on(async move {
+            let serving = async move {
                 let server = if tcp { Server::bind_tcp("127.0.0.1:0") } else { Server::bind_unix(&path) };
                 let server = server.expect("bind");
                 // SAFETY: gettid has no preconditions.
@@ -211,7 +217,14 @@ impl TestServer {
                 let device = Rc::new(MemoryDevice::new(behaviour, device_counters));
                 let export = ExportInfo { name: EXPORT_NAME.into(), description: "test disk".into() };
                 server.serve(device, export, closed(stopped)).await.expect("serve");
-            });
+            };
+            if epoll {
+                let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new();
+                builder.enable_timer().build().expect("runtime").block_on(serving);
+            } else {
+                let builder = monoio::RuntimeBuilder::<monoio::FusionDriver>::new();
+                builder.enable_timer().build().expect("runtime").block_on(serving);
+            }
         });
         let (tcp, thread_id) = started.recv().expect("the server starts");
         Self { counters, directory, tcp, thread_id, stop: Some(stop), thread: Some(thread) }
