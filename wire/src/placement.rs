@@ -25,7 +25,7 @@ pub fn core_of(lane: LaneIndex, cores: u16) -> CoreIndex {
 /// or removed moves only its own share of the shards. Group `i` has `weights[i]` > 0.
 ///
 /// The score is `-weight / ln(u)` with `u` uniform in (0, 1), a float: IEEE 754 does not fix the last bit
-/// of `ln`, so it is computed by [`natural_log`] here from additions and multiplications only.
+/// of `ln`, so it is computed here, from additions, multiplications and divisions only.
 pub fn group_of(image: ImageUuid, shard: ShardIndex, weights: &[u32]) -> GroupIndex {
     assert!((1..=GROUPS_MAX).contains(&weights.len()));
     let mut best = (f64::NEG_INFINITY, 0);
