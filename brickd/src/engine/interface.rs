@@ -400,4 +400,15 @@ pub enum CoreMessage {
         /// By whom.
         core: CoreIndex,
     },
+    /// Any core to core 0: a connection it served ended.
+    Departed {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Core 0 to all: the brick was stamped. Without it, only core 0 could say hello to other bricks
+    /// before the next start.
+    Stamped {
+        /// As what.
+        membership: Membership,
+    },
 }

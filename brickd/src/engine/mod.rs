@@ -7,7 +7,265 @@
 //!
 //! One engine runs on each core. Core 0's also keeps the registers and admits connections; it reaches the
 //! other cores by [`CoreMessage`] only, delivered in order per pair of cores and never lost.
+//!
+//! The life of a request: `frames` finds its handler; `data`, `pull` and `pull_source` make a task of it
+//! (`tasks`), which claims its blocks, gets a buffer and an open file (`files`), checks the fence a second
+//! time (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task
+//! checks all its conditions again, so a wake-up too many does no harm.
+//!
+//! Everything iterated is ordered: the same events in the same order give the same actions.
 
+use std::collections::{BTreeMap, VecDeque};
+
+use brick_wire::overlap::OverlapQueue;
+use brick_wire::placement::{core_of, lane_of};
+use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timestamp};
+
+use crate::buffer::Pool;
+
+mod admission;
+mod broadcast;
+mod data;
+mod dirty;
+mod fence;
+mod files;
+mod flush;
+mod frames;
+mod identity;
 mod interface;
+mod lease;
+mod link;
+mod pull;
+mod pull_source;
+mod registers;
+mod remove;
+mod requests;
+mod shutdown;
+mod status;
+mod tasks;
 
 pub use interface::*;
+pub use pull::PULL_POOL_BYTES;
+
+use admission::Admission;
+use broadcast::Broadcasts;
+use dirty::DirtyMaps;
+use fence::Fences;
+use files::Files;
+use flush::{SyncTarget, Syncs};
+use identity::Identity;
+use lease::Leases;
+use link::Links;
+use pull::Pulls;
+use registers::Registers;
+use remove::Removals;
+use requests::Requests;
+use shutdown::Shutdown;
+use tasks::Task;
+
+/// One shard of this core.
+type ShardKey = (ImageUuid, ShardIndex);
+
+/// Names a request that waits for its answer, or a task; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Token(u64);
+
+/// Why a disk operation was started.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Open(ShardKey),
+    Close(ShardKey),
+    /// The read or write of a task.
+    Task(Token),
+    Sync(SyncTarget),
+    Remove(ImageUuid, LaneIndex),
+    Append,
+    Identity,
+    Space(Token),
+    SaveDirty,
+}
+
+/// The engine of one core. See the module's documentation for the calling contract.
+#[derive(Debug)]
+pub struct Engine {
+    /// What doesn't change; registers, shards and dirty maps were moved out of it.
+    config: EngineConfig,
+    pool: Pool,
+    now: Timestamp,
+    started: bool,
+    next_token: u64,
+    next_operation: u64,
+    actions: VecDeque<Action>,
+    operations: BTreeMap<OperationId, Purpose>,
+    requests: Requests,
+    tasks: BTreeMap<Token, Task>,
+    claims: OverlapQueue<ShardKey, Token>,
+    /// Tasks to look at before this event is done with.
+    ready: VecDeque<Token>,
+    /// Tasks that found the pool or their budget exhausted. Buffers come back to the pool without an
+    /// event, so these are tried again with every event.
+    buffer_waiters: VecDeque<Token>,
+    fences: Fences,
+    files: Files,
+    syncs: Syncs,
+    dirty: DirtyMaps,
+    pulls: Pulls,
+    /// Blocks of source reads that hold buffers.
+    source_blocks: usize,
+    links: Links,
+    removals: Removals,
+    shutdown: Shutdown,
+    /// The rest is core 0's; elsewhere it stays empty.
+    admission: Admission,
+    broadcasts: Broadcasts,
+    registers: Registers,
+    identity: Identity,
+    leases: Leases,
+}
+
+impl Engine {
+    /// The engine of `config.core`, with what the store found. Payloads are allocated from `pool`.
+    pub fn new(mut config: EngineConfig, pool: Pool) -> Engine {
+        assert!(config.core.0 < config.cores && config.lanes > 0);
+        assert!(config.open_files_max > 0 || config.role == brick_wire::Role::Arbiter);
+        let registers = std::mem::take(&mut config.registers);
+        let shards = std::mem::take(&mut config.shards);
+        let saved = std::mem::take(&mut config.dirty);
+        let fences = Fences::new(&registers);
+        let leases = Leases::new(&fences);
+        let mut dirty = DirtyMaps::default();
+        if config.clean_start {
+            saved.into_iter().for_each(|map| dirty.load(map));
+        } else {
+            shards.iter().for_each(|(image, _)| dirty.set_inexact(*image));
+            fences.images().for_each(|image| dirty.set_inexact(image));
+        }
+        Engine {
+            pool,
+            now: Timestamp::ZERO,
+            started: false,
+            next_token: 0,
+            next_operation: 0,
+            actions: VecDeque::new(),
+            operations: BTreeMap::new(),
+            requests: Requests::default(),
+            tasks: BTreeMap::new(),
+            claims: OverlapQueue::default(),
+            ready: VecDeque::new(),
+            buffer_waiters: VecDeque::new(),
+            fences,
+            files: Files::new(shards, config.open_files_max),
+            syncs: Syncs::default(),
+            dirty,
+            pulls: Pulls::default(),
+            source_blocks: 0,
+            links: Links::default(),
+            removals: Removals::default(),
+            shutdown: Shutdown::Serving,
+            admission: Admission::default(),
+            broadcasts: Broadcasts::default(),
+            registers: Registers::new(registers),
+            identity: Identity::new(config.membership.clone(), config.blank),
+            leases,
+            config,
+        }
+    }
+
+    /// Takes one event. `now` never goes back.
+    pub fn handle_event(&mut self, now: Timestamp, event: Event) {
+        self.now = self.now.max(now);
+        if !self.started {
+            self.started = true;
+            self.leases.start(self.now);
+        }
+        match event {
+            Event::Hello { connection, hello } => self.handle_hello(connection, hello),
+            Event::Admitted { connection, peer } => self.handle_admitted(connection, peer),
+            Event::Dialed { connection } => self.handle_dialed(connection),
+            Event::Frame { connection, frame } => self.handle_frame(connection, frame),
+            Event::Disconnected { connection } => self.handle_disconnected(connection),
+            Event::DiskDone { operation, result } => self.handle_disk_done(operation, result),
+            Event::Core(message) => self.handle_core_message(message),
+            Event::Tick => {}
+            Event::Shutdown => self.begin_shutdown(),
+        }
+        // They waited longest; the event may have freed what they wait for.
+        let woken = std::mem::replace(&mut self.ready, std::mem::take(&mut self.buffer_waiters));
+        self.ready.extend(woken);
+        self.settle();
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to come back with [`Event::Tick`] at the latest; `None` if only an event can change anything.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let retry = (!self.buffer_waiters.is_empty()).then(|| self.now + tasks::BUFFER_RETRY);
+        retry.into_iter().chain(self.links.next_deadline()).min()
+    }
+
+    /// Does all that the event made possible.
+    fn settle(&mut self) {
+        self.expire_links();
+        loop {
+            while let Some(token) = self.ready.pop_front() {
+                self.advance_task(token);
+            }
+            self.start_pull_runs();
+            self.advance_removals();
+            self.check_drains();
+            if self.ready.is_empty() {
+                break;
+            }
+        }
+        self.serve_slot_waiters();
+        self.advance_shutdown();
+    }
+
+    fn handle_disk_done(&mut self, operation: OperationId, result: Result<DiskOutput, DiskError>) {
+        let purpose = self.operations.remove(&operation).expect("the shell answers what was asked, once");
+        match purpose {
+            Purpose::Open(key) => self.file_opened(key, result.map(drop)),
+            Purpose::Close(key) => self.file_closed(key),
+            Purpose::Task(token) => self.task_done(token, result),
+            Purpose::Sync(target) => self.sync_done(target, result.map(drop)),
+            Purpose::Remove(image, lane) => self.lane_removed(image, lane, result.is_ok()),
+            Purpose::Append => self.append_done(result.is_ok()),
+            Purpose::Identity => self.identity_written(result.is_ok()),
+            Purpose::Space(token) => self.space_known(token, result),
+            Purpose::SaveDirty => self.dirty_saved(result.is_ok()),
+        }
+    }
+
+    fn disk(&mut self, purpose: Purpose, request: DiskRequest) {
+        let operation = OperationId(self.next_operation);
+        self.next_operation += 1;
+        self.operations.insert(operation, purpose);
+        self.actions.push_back(Action::Disk { operation, request });
+    }
+
+    fn new_token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    fn lane_of(&self, key: ShardKey) -> LaneIndex {
+        lane_of(key.0, key.1, self.config.lanes)
+    }
+
+    /// The lanes of this core, ascending.
+    fn own_lanes(&self) -> Vec<LaneIndex> {
+        let lanes = (0..self.config.lanes).map(LaneIndex);
+        lanes.filter(|lane| core_of(*lane, self.config.cores) == self.config.core).collect()
+    }
+
+    fn own_brick(&self) -> BrickUuid {
+        self.config.brick
+    }
+
+    fn is_core_zero(&self) -> bool {
+        self.config.core == CoreIndex(0)
+    }
+}

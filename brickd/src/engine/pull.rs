@@ -1,0 +1,397 @@
+//! `Pull`, on the stale brick: fetch from a good brick those blocks that differ (the target's half of heal).
+//!
+//! A pull is cut into runs of consecutive blocks. Each run holds its blocks exclusively from the moment it
+//! hashes them until what differs is written, so that a client's write to them can't be overwritten with
+//! older bytes (rule I13). Fetched blocks get dirty bits before they are written. Runs bound their buffers
+//! apart from the clients' credits, and hold none while they wait for the source: two bricks that pull from
+//! each other never wait for each other's memory.
+//!
+//! A fence, a lost connection and a stop abort a pull: runs without a disk operation end at once, the
+//! others at its end. Peers: the source's blocks are checked against their CRCs and fetched again a few
+//! times if they don't match.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use brick_wire::body::{Pull, PullRead, PullReadReply, PullReport};
+use brick_wire::checksum::{block_crcs, block_hash};
+use brick_wire::cursor::Body;
+use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX, HEADER_SIZE};
+use brick_wire::overlap::Access;
+use brick_wire::{BlockRange, Header, ImageUuid, Role, Status};
+
+use super::pull_source::SOURCE_BLOCKS_MAX;
+use super::requests::{Outcome, Reply};
+use super::tasks::{Target, Work};
+use super::{ConnectionId, DiskRequest, Engine, Frame, Token};
+use crate::buffer::Buffer;
+
+/// Runs of one core in flight. Small runs are bound by round trips, so there are many.
+const RUNS_MAX: usize = 64;
+/// Blocks of one core's runs in flight.
+const RUN_BLOCKS_MAX: usize = 1024;
+/// How often blocks that don't match their CRCs are fetched again.
+const RETRIES_MAX: u8 = 3;
+/// What heal takes from a core's pool at most, as target and as source: a run holds its blocks and a copy
+/// of what it writes, a source read its blocks and a copy of what it sends. Add it to the clients' credits.
+pub const PULL_POOL_BYTES: usize = 2 * (RUN_BLOCKS_MAX + SOURCE_BLOCKS_MAX) * BLOCK_SIZE;
+
+const _: () = assert!(RUN_BLOCKS_MAX >= DATA_BLOCKS_MAX as usize, "the largest run fits");
+
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    pull: Pull,
+    waiting: VecDeque<BlockRange>,
+    runs: BTreeSet<Token>,
+    report: PullReport,
+    failed: Option<Status>,
+}
+
+/// Where a run is.
+#[derive(Debug)]
+enum Step {
+    /// Reads and hashes what is here.
+    Hash(Option<Buffer>),
+    /// Looks for a link.
+    Link,
+    /// Waits for the source's answer.
+    Called,
+    /// Writes the pieces that differ, one after the other; each with its first block's place in `data`.
+    Write { data: Option<Buffer>, piece: Option<Buffer>, pieces: VecDeque<(BlockRange, usize)> },
+}
+
+/// One run of a pull.
+#[derive(Debug)]
+pub(super) struct PullRun {
+    /// The pull.
+    pub(super) job: Token,
+    step: Step,
+    hashes: Vec<u64>,
+    retries: u8,
+}
+
+/// What an image has pulled since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pulled {
+    pub(super) written_blocks: u64,
+    pub(super) compared_blocks: u64,
+    pub(super) wire_bytes: u64,
+}
+
+/// The pulls of a core.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    jobs: BTreeMap<Token, Job>,
+    run_count: usize,
+    run_blocks: usize,
+    pulled: BTreeMap<ImageUuid, Pulled>,
+}
+
+impl PullRun {
+    /// Whether it wants the file for reading.
+    pub(super) fn is_hashing(&self) -> bool {
+        matches!(self.step, Step::Hash(_))
+    }
+}
+
+impl Pulls {
+    /// Whether the request is a pull.
+    pub(super) fn contains(&self, token: Token) -> bool {
+        self.jobs.contains_key(&token)
+    }
+
+    /// What the image has pulled since start.
+    pub(super) fn report(&self, image: ImageUuid) -> Pulled {
+        self.pulled.get(&image).copied().unwrap_or_default()
+    }
+
+    /// The image is removed.
+    pub(super) fn forget(&mut self, image: ImageUuid) {
+        self.pulled.remove(&image);
+    }
+
+    fn count(&mut self, job: Token, compared_blocks: u32, written_blocks: u32, wire_bytes: u64) {
+        let job = self.jobs.get_mut(&job).expect("runs belong to a pull");
+        job.report.compared_blocks += compared_blocks;
+        job.report.written_blocks += written_blocks;
+        job.report.wire_bytes += wire_bytes;
+        let pulled = self.pulled.entry(job.target.key.0).or_default();
+        pulled.compared_blocks += u64::from(compared_blocks);
+        pulled.written_blocks += u64::from(written_blocks);
+        pulled.wire_bytes += wire_bytes;
+    }
+}
+
+impl Engine {
+    /// `Pull`.
+    pub(super) fn pull(&mut self, id: ConnectionId, header: Header, pull: Pull) -> Outcome {
+        self.require_role(Role::Data)?;
+        let target = Target { blocks: BlockRange::EMPTY, ..self.fenced_shard(id, &header)? };
+        let shard_blocks = target.shard_bytes / BLOCK_SIZE as u64;
+        if pull.blocks.end() as u64 > shard_blocks || pull.source == self.own_brick() {
+            return Err(Status::Invalid);
+        }
+        let token = self.open_issued(id, header, Some(target.key.0));
+        let waiting = pull.blocks.runs(DATA_BLOCKS_MAX).collect();
+        let (runs, report) = (BTreeSet::new(), PullReport::default());
+        self.pulls.jobs.insert(token, Job { target, pull, waiting, runs, report, failed: None });
+        self.finish_pull(token);
+        Ok(None)
+    }
+
+    /// Starts runs as far as the budget goes, oldest pull first.
+    pub(super) fn start_pull_runs(&mut self) {
+        let jobs: Vec<Token> = self
+            .pulls
+            .jobs
+            .iter()
+            .filter(|(_, job)| !job.waiting.is_empty())
+            .map(|(token, _)| *token)
+            .collect();
+        for job in jobs {
+            while let Some(blocks) = self.pulls.jobs[&job].waiting.front().copied() {
+                let count = usize::from(blocks.count);
+                if self.pulls.run_count >= RUNS_MAX || self.pulls.run_blocks + count > RUN_BLOCKS_MAX {
+                    return;
+                }
+                self.pulls.run_count += 1;
+                self.pulls.run_blocks += count;
+                let token = self.new_token();
+                let state = self.pulls.jobs.get_mut(&job).expect("listed above");
+                state.waiting.pop_front();
+                state.runs.insert(token);
+                let target = Target { blocks, ..state.target };
+                let run = PullRun { job, step: Step::Hash(None), hashes: Vec::new(), retries: 0 };
+                self.start_task(token, target, Access::Exclusive, Work::PullRun(run));
+            }
+        }
+    }
+
+    pub(super) fn advance_pull_run(&mut self, token: Token) {
+        let (image, run) = (self.tasks[&token].target.key.0, self.pull_run(token));
+        let job = run.job;
+        if let Err(status) = self.check_epoch(image, self.requests.open[&job].header.epoch) {
+            self.abort_pull(job, status);
+            return;
+        }
+        match self.pull_run(token).step {
+            Step::Hash(_) => self.advance_hash(token),
+            Step::Link => self.advance_call(token),
+            Step::Called => {}
+            Step::Write { .. } => self.advance_pull_write(token),
+        }
+    }
+
+    fn advance_hash(&mut self, token: Token) {
+        let target = self.tasks[&token].target;
+        if !self.files.exists_soon(target.key) {
+            // No hashes: all of it reads as zeros.
+            self.pull_run(token).step = Step::Link;
+            self.ready.push_back(token);
+            return;
+        }
+        if matches!(self.pull_run(token).step, Step::Hash(None)) {
+            let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
+            self.pull_run(token).step = Step::Hash(Some(buffer));
+        }
+        let Some(slot) = self.task_file(token) else { return };
+        let Step::Hash(buffer) = &mut self.pull_run(token).step else { unreachable!("dispatched by step") };
+        let buffer = buffer.take().expect("allocated above");
+        let offset_bytes = target.blocks.offset_bytes();
+        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+    }
+
+    fn advance_call(&mut self, token: Token) {
+        let target = self.tasks[&token].target;
+        let run = self.pull_run(token);
+        let (job, hashes) = (run.job, std::mem::take(&mut run.hashes));
+        let pull = &self.pulls.jobs[&job].pull;
+        let (source, address) = (pull.source, pull.address.clone());
+        let epoch = self.requests.open[&job].header.epoch;
+        let body = PullRead { incarnation: pull.incarnation, hashes };
+        let sent = self.call_source(token, target, epoch, (source, &address), &body);
+        self.pull_run(token).hashes = body.hashes;
+        match sent {
+            Ok(Some(wire_bytes)) => {
+                self.pull_run(token).step = Step::Called;
+                self.pulls.count(job, 0, 0, wire_bytes);
+            }
+            Ok(None) => {}
+            Err(status) => self.fail_task(token, status),
+        }
+    }
+
+    /// The source's answer to a run; an error says what is wrong with it.
+    pub(super) fn source_answered(&mut self, token: Token, frame: Frame) -> Result<(), &'static str> {
+        let target = self.tasks[&token].target;
+        let job = self.pull_run(token).job;
+        let aux_bytes = if frame.aux.is_empty() { 0 } else { frame.aux.len() + 4 };
+        let data_bytes = frame.data.as_ref().map_or(0, |data| data.len());
+        self.pulls.count(job, 0, 0, (HEADER_SIZE + aux_bytes + data_bytes) as u64);
+        if frame.header.status != Status::Ok {
+            self.fail_task(token, source_status(frame.header.status));
+            return Ok(());
+        }
+        let reply = PullReadReply::from_bytes(&frame.aux).map_err(|_| "a malformed answer to a pull")?;
+        let count = reply.differing.count();
+        if reply.differing.end() > usize::from(target.blocks.count) || data_bytes != count * BLOCK_SIZE {
+            return Err("an answer to a pull with other blocks than asked for");
+        }
+        if !frame.data.as_ref().is_none_or(|data| block_crcs(data).eq(reply.crcs.iter().copied())) {
+            let run = self.pull_run(token);
+            run.retries += 1;
+            run.step = Step::Link;
+            if run.retries > RETRIES_MAX {
+                self.fail_task(token, Status::Io);
+            } else {
+                self.ready.push_back(token);
+            }
+            return Ok(());
+        }
+        self.pulls.count(job, u32::from(target.blocks.count), count as u32, 0);
+        let mut place = 0;
+        let pieces = reply.differing.runs(DATA_BLOCKS_MAX).map(|run| {
+            let piece = (BlockRange::new(target.blocks.first + run.first, run.count), place);
+            place += usize::from(run.count);
+            piece
+        });
+        let pieces: VecDeque<(BlockRange, usize)> = pieces.collect();
+        for (blocks, _) in &pieces {
+            self.dirty.insert_pulled(target.key, *blocks);
+        }
+        self.pull_run(token).step = Step::Write { data: frame.data, piece: None, pieces };
+        self.ready.push_back(token);
+        Ok(())
+    }
+
+    fn advance_pull_write(&mut self, token: Token) {
+        let Step::Write { data, piece, pieces } = &mut self.pull_run(token).step else {
+            unreachable!("dispatched by step")
+        };
+        let Some((blocks, place)) = pieces.front().copied() else {
+            self.end_pull_run(token);
+            return;
+        };
+        let whole = data.as_ref().is_some_and(|data| data.len() == blocks.bytes());
+        if piece.is_none() && whole {
+            *piece = data.take();
+        } else if piece.is_none() {
+            let Some(mut copy) = self.task_buffer(token, usize::from(blocks.count)) else { return };
+            let Step::Write { data, piece, .. } = &mut self.pull_run(token).step else {
+                unreachable!("dispatched by step")
+            };
+            let data = data.as_ref().expect("pieces are cut from data");
+            copy.copy_from_slice(&data[place * BLOCK_SIZE..][..blocks.bytes()]);
+            *piece = Some(copy);
+        }
+        let Some(slot) = self.task_file(token) else { return };
+        let Step::Write { piece, .. } = &mut self.pull_run(token).step else {
+            unreachable!("dispatched by step")
+        };
+        let buffer = piece.take().expect("cut above");
+        let offset_bytes = blocks.offset_bytes();
+        self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
+    }
+
+    pub(super) fn pull_io_done(&mut self, token: Token, result: Result<Buffer, Status>) {
+        let key = self.tasks[&token].target.key;
+        let job = self.pull_run(token).job;
+        let buffer = match result {
+            Ok(buffer) => buffer,
+            Err(status) => return self.fail_task(token, status),
+        };
+        if let Step::Write { pieces, .. } = &mut self.pull_run(token).step {
+            let (blocks, _) = pieces.pop_front().expect("a piece was written");
+            self.blocks_written(key, blocks);
+        } else {
+            let seed = self.requests.open[&job].header.epoch.counter;
+            let run = self.pull_run(token);
+            run.hashes = buffer.chunks_exact(BLOCK_SIZE).map(|block| block_hash(block, seed)).collect();
+            run.step = Step::Link;
+            // The network may take its time; the slot has others to serve.
+            self.task(token).slot = None;
+            self.files.release(key);
+        }
+        if self.pulls.jobs[&job].failed.is_some() {
+            self.end_pull_run(token);
+        } else {
+            self.ready.push_back(token);
+        }
+    }
+
+    /// A run ended well, or because its pull was aborted.
+    fn end_pull_run(&mut self, token: Token) {
+        let job = self.pull_run(token).job;
+        self.end_task(token);
+        self.forget_run(job, token);
+        self.finish_pull(job);
+    }
+
+    /// A run failed; its task has ended.
+    pub(super) fn pull_run_failed(&mut self, job: Token, token: Token, status: Status) {
+        self.forget_run(job, token);
+        self.abort_pull(job, status);
+    }
+
+    /// Stops a pull: at once where no disk operation is in flight, else after it.
+    pub(super) fn abort_pull(&mut self, token: Token, status: Status) {
+        let Some(job) = self.pulls.jobs.get_mut(&token) else { return };
+        job.failed.get_or_insert(status);
+        job.waiting.clear();
+        for run in job.runs.clone() {
+            if !self.tasks[&run].in_flight {
+                self.end_task(run);
+                self.forget_run(token, run);
+            }
+        }
+        self.finish_pull(token);
+    }
+
+    /// Stops all pulls.
+    pub(super) fn abort_all_pulls(&mut self, status: Status) {
+        let jobs: Vec<Token> = self.pulls.jobs.keys().copied().collect();
+        jobs.into_iter().for_each(|job| self.abort_pull(job, status));
+    }
+
+    fn forget_run(&mut self, job: Token, token: Token) {
+        self.links.forget_run(token);
+        let job = self.pulls.jobs.get_mut(&job).expect("runs belong to a pull");
+        assert!(job.runs.remove(&token), "a run ends once");
+    }
+
+    /// Gives an ended run's budget back.
+    pub(super) fn pull_run_ended(&mut self, blocks: BlockRange) {
+        self.pulls.run_count -= 1;
+        self.pulls.run_blocks -= usize::from(blocks.count);
+    }
+
+    /// Answers a pull that has no run left.
+    fn finish_pull(&mut self, token: Token) {
+        let Some(job) = self.pulls.jobs.get(&token) else { return };
+        if !job.runs.is_empty() || !job.waiting.is_empty() {
+            return;
+        }
+        let job = self.pulls.jobs.remove(&token).expect("found above");
+        let reply = match job.failed {
+            Some(status) => status.into(),
+            None => Reply::body(job.report.to_bytes()),
+        };
+        self.answer(token, reply);
+    }
+
+    fn pull_run(&mut self, token: Token) -> &mut PullRun {
+        let Work::PullRun(run) = &mut self.task(token).work else { unreachable!("the task is a pull's") };
+        run
+    }
+}
+
+/// What the holder is told when the source refuses.
+fn source_status(status: Status) -> Status {
+    match status {
+        Status::StaleEpoch | Status::WrongIncarnation | Status::NotInSync | Status::Io => status,
+        // It hasn't accepted the record that makes it a source.
+        Status::AheadEpoch => Status::NotInSync,
+        Status::Busy | Status::ShuttingDown => Status::SourceUnreachable,
+        _ => Status::Io,
+    }
+}

@@ -1,0 +1,186 @@
+//! `PullRead`, on the good brick: compare a range with the puller's hashes and send what differs.
+//!
+//! Served only under the promised epoch, by the incarnation that the holder means, and only while the
+//! accepted record counts this brick as in sync (rules I5, I12). Ordered behind writes in flight to the same
+//! blocks like any read. A shard that doesn't exist is all zeros, and so is one of a puller without hashes.
+
+use brick_wire::body::{PullRead, PullReadReply};
+use brick_wire::checksum::{block_crcs, block_hash};
+use brick_wire::cursor::Body;
+use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX};
+use brick_wire::overlap::Access;
+use brick_wire::{BlockSet, Epoch, Header, ImageUuid, Role, Status};
+
+use super::requests::{Outcome, Reply};
+use super::tasks::Work;
+use super::{ConnectionId, DiskRequest, Engine, Token};
+use crate::buffer::Buffer;
+
+/// Blocks of source reads with a buffer, per core. Apart from the clients' credits.
+pub(super) const SOURCE_BLOCKS_MAX: usize = 1024;
+const ZERO_BLOCK: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+const _: () = assert!(SOURCE_BLOCKS_MAX >= DATA_BLOCKS_MAX as usize, "the largest range fits");
+
+#[derive(Debug)]
+enum Step {
+    /// Waits for budget, buffer and file, then for the disk.
+    Read(Option<Buffer>),
+    /// The blocks are here (`None`: they are zeros); what differs is known.
+    Send { blocks: Option<Buffer>, differing: BlockSet },
+}
+
+/// A `PullRead` on its way.
+#[derive(Debug)]
+pub(super) struct SourceRead {
+    hashes: Vec<u64>,
+    /// Counted in the budget.
+    budget_blocks: usize,
+    step: Step,
+}
+
+impl Engine {
+    /// `PullRead`.
+    pub(super) fn pull_read(&mut self, id: ConnectionId, header: Header, body: PullRead) -> Outcome {
+        self.require_role(Role::Data)?;
+        let target = self.fenced_shard(id, &header)?;
+        let count = usize::from(target.blocks.count);
+        if count == 0 || !(body.hashes.is_empty() || body.hashes.len() == count) {
+            return Err(Status::Invalid);
+        }
+        if body.incarnation != self.config.incarnation {
+            return Err(Status::WrongIncarnation);
+        }
+        self.check_in_sync(target.key.0, header.epoch)?;
+        let token = self.open_request(id, header, Some(target.key.0));
+        let work = SourceRead { hashes: body.hashes, budget_blocks: 0, step: Step::Read(None) };
+        self.start_task(token, target, Access::Shared, Work::SourceRead(work));
+        Ok(None)
+    }
+
+    /// Whether the record accepted under `epoch` counts this brick as good.
+    fn check_in_sync(&self, image: ImageUuid, epoch: Epoch) -> Result<(), Status> {
+        let record = self.fences.record(image).filter(|record| record.epoch == epoch);
+        let good = record.is_some_and(|record| record.is_in_sync(self.config.brick));
+        if good { Ok(()) } else { Err(Status::NotInSync) }
+    }
+
+    pub(super) fn advance_source_read(&mut self, token: Token) {
+        if matches!(self.source_read(token).step, Step::Send { .. }) {
+            self.send_differing(token);
+            return;
+        }
+        if !self.passes_fence(token) || !self.takes_source_budget(token) {
+            return;
+        }
+        let target = self.tasks[&token].target;
+        if !self.files.exists_soon(target.key) {
+            self.compare(token, None);
+            return;
+        }
+        if matches!(self.source_read(token).step, Step::Read(None)) {
+            let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
+            self.source_read(token).step = Step::Read(Some(buffer));
+        }
+        let Some(slot) = self.task_file(token) else { return };
+        let Step::Read(buffer) = &mut self.source_read(token).step else { unreachable!("checked above") };
+        let buffer = buffer.take().expect("allocated above");
+        self.mark_issued(token);
+        let offset_bytes = target.blocks.offset_bytes();
+        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+    }
+
+    pub(super) fn source_read_done(&mut self, token: Token, result: Result<Buffer, Status>) {
+        match result {
+            Ok(buffer) => self.compare(token, Some(buffer)),
+            Err(status) => self.fail_task(token, status),
+        }
+    }
+
+    /// Finds what differs between the puller's hashes and `blocks` (`None`: zeros).
+    fn compare(&mut self, token: Token, blocks: Option<Buffer>) {
+        let count = self.tasks[&token].target.blocks.count;
+        let seed = self.requests.open[&token].header.epoch.counter;
+        let zero_hash = block_hash(&ZERO_BLOCK, seed);
+        let read = self.source_read(token);
+        let mut differing = BlockSet::new();
+        for index in 0..count {
+            let place = usize::from(index) * BLOCK_SIZE;
+            let own =
+                blocks.as_ref().map_or(zero_hash, |data| block_hash(&data[place..][..BLOCK_SIZE], seed));
+            let other = read.hashes.get(usize::from(index)).copied().unwrap_or(zero_hash);
+            if own != other {
+                differing.insert_range(brick_wire::BlockRange::new(index, 1));
+            }
+        }
+        read.step = Step::Send { blocks, differing };
+        self.send_differing(token);
+    }
+
+    /// Answers with the blocks that differ, moved together.
+    fn send_differing(&mut self, token: Token) {
+        let count = usize::from(self.tasks[&token].target.blocks.count);
+        let Step::Send { blocks, differing } = &mut self.source_read(token).step else {
+            unreachable!("the caller compared")
+        };
+        let sent = differing.count();
+        let data = if sent == 0 {
+            None
+        } else if sent == count && blocks.is_some() {
+            blocks.take()
+        } else {
+            let Some(mut compact) = self.task_buffer(token, sent) else { return };
+            let Step::Send { blocks, differing } = &self.source_read(token).step else {
+                unreachable!("the caller compared")
+            };
+            match blocks {
+                Some(blocks) => move_together(blocks, differing, &mut compact),
+                None => compact.fill(0),
+            }
+            Some(compact)
+        };
+        let Step::Send { differing, .. } = &mut self.source_read(token).step else {
+            unreachable!("the caller compared")
+        };
+        let differing = std::mem::take(differing);
+        let crcs = data.as_ref().map_or_else(Vec::new, |data| block_crcs(data).collect());
+        self.end_task(token);
+        let body = PullReadReply { differing, crcs };
+        self.answer(token, Reply { data, ..Reply::body(body.to_bytes()) });
+    }
+
+    /// Counts the read in the budget; `false` if it has to wait.
+    fn takes_source_budget(&mut self, token: Token) -> bool {
+        let count = usize::from(self.tasks[&token].target.blocks.count);
+        if self.source_read(token).budget_blocks > 0 {
+            return true;
+        }
+        if self.source_blocks + count > SOURCE_BLOCKS_MAX {
+            self.buffer_waiters.push_back(token);
+            return false;
+        }
+        self.source_blocks += count;
+        self.source_read(token).budget_blocks = count;
+        true
+    }
+
+    /// Gives the budget back.
+    pub(super) fn source_read_ended(&mut self, read: &SourceRead) {
+        self.source_blocks -= read.budget_blocks;
+    }
+
+    fn source_read(&mut self, token: Token) -> &mut SourceRead {
+        let Work::SourceRead(read) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
+        read
+    }
+}
+
+fn move_together(blocks: &[u8], picked: &BlockSet, out: &mut [u8]) {
+    let mut end = 0;
+    for run in picked.runs(DATA_BLOCKS_MAX) {
+        let start = usize::from(run.first) * BLOCK_SIZE;
+        out[end..][..run.bytes()].copy_from_slice(&blocks[start..][..run.bytes()]);
+        end += run.bytes();
+    }
+    assert_eq!(end, out.len());
+}
