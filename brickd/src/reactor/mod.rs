@@ -1,1 +1,302 @@
-//! The shell around the engine: io_uring, sockets, cores.
+//! The shell around the engine: per core a thread, a ring, a pool, and this loop. It does what the engine
+//! asks and tells it what happened; it decides nothing about data.
+//!
+//! One turn of the loop: reap completions, feed the events they make to the engine, do the actions it
+//! answers with, send what was queued, and enter the kernel once to submit all of it and sleep. There is no
+//! periodic tick: an idle brick sleeps.
+//!
+//! - [`ring`], [`files`], [`disk`], [`helper`]: disk operations, on the ring and beside it.
+//! - [`connection`], [`receive`], [`send`], [`listen`], [`dial`], [`traffic`]: sockets and frames.
+//! - [`cores`], [`mail`], [`signals`], [`clock`]: threads, what they say to each other, the way out.
+//!
+//! Peers may send anything and stop anywhere: that costs them their connection and nobody else anything. A
+//! crash may come anywhere: what must survive it went through the store.
+
+pub mod clock;
+pub mod connection;
+pub mod cores;
+mod dial;
+pub mod disk;
+pub mod files;
+pub mod helper;
+mod listen;
+pub mod mail;
+pub mod receive;
+mod requests;
+pub mod ring;
+pub mod send;
+pub mod signals;
+mod traffic;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use brick_wire::{CoreIndex, Timestamp};
+use io_uring::opcode;
+use io_uring::types::Fd;
+
+use crate::buffer::Pool;
+use crate::engine::{Action, ConnectionId, Engine, Event};
+use connection::Connections;
+use dial::Connecting;
+use disk::{Disk, DiskOperation};
+use helper::Helpers;
+use listen::Listener;
+use mail::{Mail, Mailbox};
+use ring::Ring;
+use traffic::{Receiving, Sending};
+
+/// What the reactor drives: the engine, or a test's script in its place. The contract is the
+/// [`Engine`](crate::engine)'s.
+pub trait Core {
+    /// Takes an event.
+    fn handle_event(&mut self, now: Timestamp, event: Event);
+    /// The next thing to do.
+    fn poll_action(&mut self) -> Option<Action>;
+    /// When to call with [`Event::Tick`].
+    fn poll_timeout(&self) -> Option<Timestamp>;
+}
+
+impl Core for Engine {
+    fn handle_event(&mut self, now: Timestamp, event: Event) {
+        Engine::handle_event(self, now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        Engine::poll_action(self)
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        Engine::poll_timeout(self)
+    }
+}
+
+/// What the cores of a brick have in common.
+#[derive(Debug)]
+pub struct Shared {
+    /// One per core.
+    pub mailboxes: Arc<Vec<Mailbox>>,
+    /// For what blocks.
+    pub helpers: Helpers,
+    /// The brick's directory.
+    pub directory: Arc<OwnedFd>,
+    /// Bytes of disk under shard files.
+    pub used_bytes: Arc<AtomicU64>,
+    /// Accepted connections that are open.
+    pub accepted: AtomicUsize,
+    /// Cores whose engine has stopped.
+    pub stopped: AtomicUsize,
+    /// An engine could not stop cleanly.
+    pub unclean: AtomicBool,
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Reactor<C> {
+    core: C,
+    index: CoreIndex,
+    shared: Arc<Shared>,
+    ring: Ring<Operation>,
+    pool: Pool,
+    disk: Disk,
+    connections: Connections,
+    /// What the engine has to hear.
+    events: VecDeque<Event>,
+    /// Connections with something to send.
+    unsent: Vec<ConnectionId>,
+    /// Connections that wait for pool slots, in line.
+    starved: VecDeque<ConnectionId>,
+    listener: Option<Listener>,
+    /// When this turn of the loop began.
+    now: Timestamp,
+    /// Every core has stopped; what is still to be sent has until then.
+    exit_deadline: Option<Timestamp>,
+}
+
+/// What is in the ring.
+#[derive(Debug)]
+enum Operation {
+    Accept { _socket: Arc<OwnedFd> },
+    Mail { _counter: Box<[u8; 8]> },
+    Receive(Receiving),
+    Send(Sending),
+    Connect(Connecting),
+    Disk(DiskOperation),
+}
+
+impl From<DiskOperation> for Operation {
+    fn from(operation: DiskOperation) -> Operation {
+        Operation::Disk(operation)
+    }
+}
+
+impl<C: Core> Reactor<C> {
+    /// A core that isn't running yet. The ring must belong to the calling thread.
+    fn new(
+        core: C,
+        index: CoreIndex,
+        shared: Arc<Shared>,
+        ring: Ring<Operation>,
+        pool: Pool,
+        disk: Disk,
+    ) -> Self {
+        Reactor {
+            core,
+            index,
+            shared,
+            ring,
+            pool,
+            disk,
+            connections: Connections::default(),
+            events: VecDeque::new(),
+            unsent: Vec::new(),
+            starved: VecDeque::new(),
+            listener: None,
+            now: clock::now(),
+            exit_deadline: None,
+        }
+    }
+
+    /// Runs until every core has stopped. An error is the ring's: without it nothing works.
+    fn run(mut self) -> io::Result<()> {
+        self.read_mail();
+        self.accept();
+        loop {
+            self.turn();
+            if self.exit_deadline.is_some_and(|deadline| self.connections.is_empty() || self.now >= deadline)
+            {
+                break;
+            }
+            self.ring.wait(self.timeout())?;
+            self.now = clock::now();
+            while let Some((operation, result)) = self.ring.next_completion() {
+                self.complete(operation, result);
+                self.process_events();
+            }
+        }
+        self.ring.drain();
+        Ok(())
+    }
+
+    /// Everything that is due and not a completion.
+    fn turn(&mut self) {
+        self.close_overdue();
+        self.retry_accept();
+        if self.core.poll_timeout().is_some_and(|timeout| timeout <= self.now) {
+            self.events.push_back(Event::Tick);
+        }
+        self.process_events();
+        while self.feed_starved() {
+            self.process_events();
+        }
+        self.flush_sends();
+    }
+
+    /// How long to sleep: until the engine or a connection wants attention. At least a moment, so that an
+    /// engine that keeps asking for the past can't make the loop spin.
+    fn timeout(&self) -> Option<Duration> {
+        let accept = self.listener.as_ref().and_then(|listener| listener.retry_at);
+        let wishes = [self.core.poll_timeout(), self.connections.next_alarm(), accept, self.exit_deadline];
+        let next = wishes.into_iter().flatten().min()?;
+        Some(next.since(self.now).max(SLEEP_MIN))
+    }
+
+    fn process_events(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            self.core.handle_event(self.now, event);
+            while let Some(action) = self.core.poll_action() {
+                self.apply(action);
+            }
+        }
+    }
+
+    fn apply(&mut self, action: Action) {
+        match action {
+            Action::Admit { connection, core, peer, welcome } => self.admit(connection, core, peer, &welcome),
+            Action::Refuse { connection, status, welcome } => self.refuse(connection, status, &welcome),
+            Action::Send { connection, frame } => self.queue_frame(connection, frame),
+            Action::Close { connection, reason } => self.close_gently(connection, &reason),
+            Action::Dial { connection, address } => self.dial(connection, address),
+            Action::Disk { operation, request } => self.start_disk(operation, request),
+            Action::Core { to, message } if to == self.index => self.events.push_back(Event::Core(message)),
+            Action::Core { to, message } => self.mailbox(to).send(Mail::Core(message)),
+            Action::Stopped { clean } => self.note_stopped(clean),
+        }
+    }
+
+    fn complete(&mut self, operation: Operation, result: i32) {
+        match operation {
+            Operation::Accept { .. } => self.accepted(result),
+            Operation::Mail { .. } => {
+                let shared = self.shared.clone();
+                for mail in shared.mailboxes[usize::from(self.index.0)].receive() {
+                    self.open_mail(mail);
+                }
+                self.read_mail();
+            }
+            Operation::Receive(receiving) => self.received(receiving, result),
+            Operation::Send(sending) => self.sent(sending, result),
+            Operation::Connect(connecting) => self.connected(connecting, result),
+            Operation::Disk(operation) => {
+                if let Some((operation, result)) = self.disk.complete(&mut self.ring, operation, result) {
+                    self.events.push_back(Event::DiskDone { operation, result });
+                }
+            }
+        }
+    }
+
+    fn open_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Core(message) => self.events.push_back(Event::Core(message)),
+            Mail::Handover(handover) => self.take_over(handover),
+            Mail::Helped { operation, result } => {
+                let result = result.map(|()| crate::engine::DiskOutput::Done);
+                self.events.push_back(Event::DiskDone { operation, result });
+            }
+            Mail::Resolved { connection, result } => self.resolved(connection, result),
+            Mail::Shutdown => self.events.push_back(Event::Shutdown),
+            Mail::Exit => {
+                for id in self.connections.ids() {
+                    self.close_gently(id, &"the brick has stopped");
+                }
+                self.exit_deadline = Some(self.now + EXIT_TIMEOUT);
+            }
+        }
+    }
+
+    /// Arms the read that mail wakes.
+    fn read_mail(&mut self) {
+        let event = self.mailbox(self.index).event().as_raw_fd();
+        let mut counter = Box::new([0; 8]);
+        let entry = opcode::Read::new(Fd(event), counter.as_mut_ptr(), 8).build();
+        // SAFETY: the counter is boxed and owned by the operation; the eventfd lives in `shared`, which this
+        // reactor holds until its ring is drained.
+        unsafe { self.ring.start(Operation::Mail { _counter: counter }, entry) };
+    }
+
+    fn mailbox(&self, core: CoreIndex) -> &Mailbox {
+        &self.shared.mailboxes[usize::from(core.0)]
+    }
+
+    /// An engine that has stopped goes on answering the other cores until all have.
+    fn note_stopped(&mut self, clean: bool) {
+        if !clean {
+            self.shared.unclean.store(true, Ordering::SeqCst);
+        }
+        let stopped = self.shared.stopped.fetch_add(1, Ordering::SeqCst) + 1;
+        if stopped == self.shared.mailboxes.len() {
+            for mailbox in self.shared.mailboxes.iter() {
+                mailbox.send(Mail::Exit);
+            }
+        }
+    }
+}
+
+/// The shortest sleep.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+/// How long peers get to take what a stopped brick still has to send.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);

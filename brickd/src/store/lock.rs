@@ -28,7 +28,11 @@ impl DirectoryLock {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 let path = directory.to_owned();
                 let exists = directory.is_dir();
-                return Err(if exists { StoreError::NotFormatted { path } } else { StoreError::Missing { path } });
+                return Err(if exists {
+                    StoreError::NotFormatted { path }
+                } else {
+                    StoreError::Missing { path }
+                });
             }
             Err(source) => return Err(StoreError::io("open", path)(source)),
         };

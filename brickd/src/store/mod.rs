@@ -30,6 +30,7 @@ use tracing::warn;
 
 use crate::engine::SavedDirty;
 use error::StoreError;
+pub use lock::DirectoryLock as Lock;
 use lock::DirectoryLock;
 use register_log::RegisterLog;
 use superblock::{Identity, SuperblockFile};
@@ -62,6 +63,14 @@ pub struct Store {
     pub register_log: RegisterLog,
     /// Held as long as the brick runs.
     pub lock: DirectoryLock,
+}
+
+/// How many lanes the brick in `path` has, without opening it: to check the cores first.
+pub fn peek_lanes(path: &Path) -> Result<u16, StoreError> {
+    if !path.is_dir() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    Ok(SuperblockFile::open(path)?.current().identity.lanes)
 }
 
 /// Opens a formatted directory for serving.

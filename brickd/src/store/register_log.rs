@@ -117,7 +117,11 @@ impl RegisterLog {
             File::options().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
         let length = file.metadata().map_err(StoreError::io("stat", &path))?.len();
         if length > end as u64 {
-            warn!("{}: the last {} bytes are a torn record and are cut off", path.display(), length - end as u64);
+            warn!(
+                "{}: the last {} bytes are a torn record and are cut off",
+                path.display(),
+                length - end as u64
+            );
             file.set_len(end as u64).map_err(StoreError::io("truncate", &path))?;
             file.sync_all().map_err(StoreError::io("sync", &path))?;
         }
@@ -130,7 +134,7 @@ impl RegisterLog {
         if self.failed {
             return Err(StoreError::RegisterLogFailed { path: self.path.clone() });
         }
-        let body = encode_entries(&entries);
+        let body = encode_entries(entries);
         if body.len() > BODY_BYTES_MAX {
             let (bytes, bytes_max) = (body.len(), BODY_BYTES_MAX);
             return Err(StoreError::RegisterBatch { path: self.path.clone(), bytes, bytes_max });

@@ -73,11 +73,13 @@ fn a_bad_record_before_good_ones_is_refused() {
 fn a_grown_log_is_compacted_once() {
     let directory = directory();
     let (mut log, _) = RegisterLog::open(directory.path(), BRICK).unwrap();
-    let batch = |round| (0..40).map(move |index| {
-        let mut entry = entry(&format!("name-{index}"), round);
-        entry.state.value = vec![round as u8; 4096];
-        entry
-    });
+    let batch = |round| {
+        (0..40).map(move |index| {
+            let mut entry = entry(&format!("name-{index}"), round);
+            entry.state.value = vec![round as u8; 4096];
+            entry
+        })
+    };
     for round in 1..=8 {
         log.append(&batch(round).collect::<Vec<_>>()).unwrap();
     }

@@ -30,8 +30,7 @@ fn damage(directory: &Path, copy: u64) {
 
 #[test]
 fn bytes_are_as_documented() {
-    let superblock =
-        Superblock { sequence: 5, start: StartCounter(9), clean: true, identity: identity() };
+    let superblock = Superblock { sequence: 5, start: StartCounter(9), clean: true, identity: identity() };
     let bytes = superblock.to_bytes();
     let mut expected = vec![
         b'B', b'R', b'I', b'C', b'K', b'D', b'I', b'R', // magic
@@ -61,7 +60,8 @@ fn bytes_are_as_documented() {
 
 #[test]
 fn every_damaged_byte_is_noticed() {
-    let good = Superblock { sequence: 5, start: StartCounter(9), clean: true, identity: identity() }.to_bytes();
+    let good =
+        Superblock { sequence: 5, start: StartCounter(9), clean: true, identity: identity() }.to_bytes();
     for index in 0..COPY_BYTES {
         let mut bad = good;
         bad[index] ^= 0x10;

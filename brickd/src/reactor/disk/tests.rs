@@ -1,0 +1,168 @@
+//! The executor alone, on a real file system in a temporary directory.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::buffer::Pool;
+
+const SHARD_BYTES: u64 = 1 << 20;
+
+struct Fixture {
+    directory: tempfile::TempDir,
+    ring: Ring<DiskOperation>,
+    disk: Disk,
+    pool: Pool,
+    used_bytes: Arc<AtomicU64>,
+}
+
+/// `None`, with the reason printed, where io_uring is forbidden.
+fn fixture(registered: bool) -> Option<Fixture> {
+    let mut ring = match Ring::new() {
+        Ok(ring) => ring,
+        Err(error) => {
+            println!("skipped: {error}");
+            return None;
+        }
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let pool = Pool::new(4 << 20);
+    if registered {
+        ring.register_files(8).unwrap();
+        if let Err(error) = ring.register_pool(&pool) {
+            println!("skipped in part: the pool can't be registered: {error}");
+        }
+    }
+    let handle = OwnedFd::from(File::open(directory.path()).unwrap());
+    let used_bytes = Arc::new(AtomicU64::new(0));
+    let disk = Disk::new(Arc::new(handle), 8, used_bytes.clone());
+    Some(Fixture { directory, ring, disk, pool, used_bytes })
+}
+
+impl Fixture {
+    fn run(&mut self, requests: Vec<RingRequest>) -> Vec<Result<DiskOutput, DiskError>> {
+        let mut results: Vec<_> = requests.iter().map(|_| None).collect();
+        for (index, request) in requests.into_iter().enumerate() {
+            self.disk.submit(&mut self.ring, OperationId(index as u64), request);
+        }
+        while results.iter().any(Option::is_none) {
+            self.ring.wait(Some(Duration::from_secs(10))).unwrap();
+            while let Some((operation, result)) = self.ring.next_completion() {
+                if let Some((operation, result)) = self.disk.complete(&mut self.ring, operation, result) {
+                    results[operation.0 as usize] = Some(result);
+                }
+            }
+        }
+        results.into_iter().map(Option::unwrap).collect()
+    }
+
+    fn one(&mut self, request: RingRequest) -> Result<DiskOutput, DiskError> {
+        self.run(vec![request]).pop().unwrap()
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+fn open(slot: u32, create: bool) -> RingRequest {
+    let path = PathBuf::from(format!("image/{slot:08x}.shard"));
+    RingRequest::Open { slot: FileSlot(slot), path, shard_bytes: SHARD_BYTES, create }
+}
+
+fn transfer(slot: u32, block: usize, buffer: Buffer, direction: Direction) -> RingRequest {
+    let offset_bytes = (block * BLOCK_SIZE) as u64;
+    RingRequest::Transfer { slot: FileSlot(slot), offset_bytes, buffer, direction }
+}
+
+#[test]
+fn a_shard_is_created_whole_written_and_read_back() {
+    for registered in [true, false] {
+        let Some(mut fixture) = fixture(registered) else { return };
+        assert_eq!(fixture.one(open(1, false)).unwrap_err(), DiskError::Errno(libc::ENOENT));
+        fixture.one(open(1, true)).unwrap();
+        let metadata = fs::metadata(fixture.path().join("image/00000001.shard")).unwrap();
+        assert_eq!(metadata.len(), SHARD_BYTES);
+        assert!(metadata.blocks() * 512 >= SHARD_BYTES, "allocated, not sparse");
+        assert_eq!(fixture.used_bytes.load(Ordering::Relaxed), SHARD_BYTES);
+
+        let mut buffer = fixture.pool.allocate(3 * BLOCK_SIZE).unwrap();
+        buffer.fill(0xab);
+        fixture.one(transfer(1, 7, buffer, Direction::Write)).unwrap();
+        fixture.one(RingRequest::Sync { slot: FileSlot(1) }).unwrap();
+        fixture.one(RingRequest::Close { slot: FileSlot(1) }).unwrap();
+
+        fixture.one(open(1, false)).unwrap();
+        let mut buffer = fixture.pool.allocate(5 * BLOCK_SIZE).unwrap();
+        buffer.fill(0xff);
+        let Ok(DiskOutput::Buffer(buffer)) = fixture.one(transfer(1, 6, buffer, Direction::Read)) else {
+            panic!("a read returns its buffer")
+        };
+        let blocks: Vec<u8> = buffer.chunks(BLOCK_SIZE).map(|block| block[0]).collect();
+        assert_eq!(blocks, [0, 0xab, 0xab, 0xab, 0]);
+        fixture.ring.drain();
+    }
+}
+
+#[test]
+fn a_file_left_short_by_a_crash_is_completed() {
+    for create in [true, false] {
+        let Some(mut fixture) = fixture(true) else { return };
+        let path = fixture.path().join("image/00000002.shard");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        File::create(&path).unwrap().set_len(8192).unwrap();
+        fixture.one(open(2, create)).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert!(metadata.len() == SHARD_BYTES && metadata.blocks() * 512 >= SHARD_BYTES);
+    }
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused() {
+    let Some(mut fixture) = fixture(true) else { return };
+    let path = fixture.path().join("image/00000003.shard");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    File::create(&path).unwrap().set_len(SHARD_BYTES + 4096).unwrap();
+    let error = fixture.one(open(3, true)).unwrap_err();
+    assert_eq!(error, DiskError::Length { found: SHARD_BYTES + 4096, expected: SHARD_BYTES });
+    fs::remove_file(&path).unwrap();
+    fixture.one(open(3, true)).expect("the slot is free again");
+}
+
+#[test]
+fn a_file_that_finds_no_space_is_gone() {
+    let Some(mut fixture) = fixture(true) else { return };
+    let path = PathBuf::from("image/00000004.shard");
+    let shard_bytes = 1 << 60;
+    let slot = FileSlot(4);
+    let error = fixture.one(RingRequest::Open { slot, path, shard_bytes, create: true }).unwrap_err();
+    // EFBIG where a file can't be that long, ENOSPC where only the disk can't.
+    assert!(matches!(error, DiskError::NoSpace | DiskError::Errno(libc::EFBIG)), "{error:?}");
+    assert!(!fixture.path().join("image/00000004.shard").exists());
+    assert_eq!(fixture.used_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_read_beyond_the_end_is_short() {
+    let Some(mut fixture) = fixture(true) else { return };
+    fixture.one(open(5, true)).unwrap();
+    let last = SHARD_BYTES as usize / BLOCK_SIZE - 1;
+    let buffer = fixture.pool.allocate(2 * BLOCK_SIZE).unwrap();
+    assert_eq!(fixture.one(transfer(5, last, buffer, Direction::Read)).unwrap_err(), DiskError::Short);
+}
+
+#[test]
+fn more_requests_than_the_kernel_gets_all_end() {
+    let Some(mut fixture) = fixture(true) else { return };
+    fixture.one(open(6, true)).unwrap();
+    let requests = (0..OPERATIONS_MAX * 2).map(|index| {
+        let mut buffer = fixture.pool.allocate(BLOCK_SIZE).unwrap();
+        buffer.fill(index as u8);
+        transfer(6, index % 256, buffer, Direction::Write)
+    });
+    let requests = requests.collect();
+    assert!(fixture.run(requests).iter().all(Result::is_ok));
+    assert_eq!(fixture.disk.in_flight, 0);
+}

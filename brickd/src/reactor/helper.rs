@@ -1,0 +1,147 @@
+//! Threads for what would block a core: the register log, directories, and names.
+//!
+//! Three of them, shared by all cores: promises must not wait behind the deletion of a large image, and
+//! neither behind a name server. Each does its chores in order. The queues hold at most what the cores'
+//! disk limits and dials allow, so they need no bound of their own.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
+
+use brick_wire::register::RegisterEntry;
+use brick_wire::{CoreIndex, ImageUuid, LaneIndex, StartCounter};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use tracing::error;
+
+use super::disk::disk_error;
+use super::mail::{Mail, Mailbox};
+use crate::engine::{ConnectionId, DiskError, Membership, OperationId, SavedDirty};
+use crate::store::error::StoreError;
+use crate::store::register_log::RegisterLog;
+use crate::store::superblock::SuperblockFile;
+use crate::store::{dirty, shards};
+
+/// A disk request for a helper; see the variants of [`crate::engine::DiskRequest`] with the same names.
+#[derive(Debug)]
+pub enum HelperRequest {
+    /// To the register log.
+    AppendRegisters(Vec<RegisterEntry>),
+    /// To the superblock.
+    WriteIdentity(Option<Membership>, bool),
+    /// To a lane's `dirty`.
+    SaveDirty(LaneIndex, Vec<SavedDirty>),
+    /// Of an image in a lane.
+    SyncDirectory(LaneIndex, ImageUuid),
+    /// From a lane.
+    RemoveImage(LaneIndex, ImageUuid),
+}
+
+#[derive(Debug)]
+enum Chore {
+    Disk { core: CoreIndex, operation: OperationId, request: HelperRequest },
+    Resolve { core: CoreIndex, connection: ConnectionId, address: String },
+}
+
+/// What the helpers work on.
+#[derive(Debug)]
+pub struct Tools {
+    /// The brick's directory.
+    pub path: PathBuf,
+    /// This start of the brick.
+    pub start: StartCounter,
+    /// Shared with whoever notes the clean stop.
+    pub superblock: Arc<Mutex<SuperblockFile>>,
+    /// Bytes of disk under shard files.
+    pub used_bytes: Arc<AtomicU64>,
+    /// Where answers go, by core.
+    pub mailboxes: Arc<Vec<Mailbox>>,
+}
+
+/// Where the cores leave their chores. Dropping it ends the helpers, once they have done what is queued.
+#[derive(Debug)]
+pub struct Helpers {
+    identity: Sender<Chore>,
+    files: Sender<Chore>,
+    names: Sender<Chore>,
+}
+
+impl Helpers {
+    /// Starts the threads.
+    pub fn start(tools: Tools, register_log: RegisterLog) -> std::io::Result<(Helpers, Vec<JoinHandle<()>>)> {
+        let tools = Arc::new(tools);
+        let mut log = Some(register_log);
+        let mut threads = Vec::new();
+        let mut start = |name: &str| {
+            let (sender, chores) = unbounded();
+            let (tools, log) = (tools.clone(), log.take());
+            threads.push(Builder::new().name(name.to_owned()).spawn(move || work(&chores, &tools, log))?);
+            Ok::<_, std::io::Error>(sender)
+        };
+        // The first one gets the log.
+        let helpers =
+            Helpers { identity: start("registers")?, files: start("files")?, names: start("names")? };
+        Ok((helpers, threads))
+    }
+
+    /// Answered by [`Mail::Helped`].
+    pub fn disk(&self, core: CoreIndex, operation: OperationId, request: HelperRequest) {
+        let helper = match request {
+            HelperRequest::AppendRegisters(_) | HelperRequest::WriteIdentity(..) => &self.identity,
+            _ => &self.files,
+        };
+        helper.send(Chore::Disk { core, operation, request }).expect("helpers outlive the cores");
+    }
+
+    /// Answered by [`Mail::Resolved`].
+    pub fn resolve(&self, core: CoreIndex, connection: ConnectionId, address: String) {
+        let chore = Chore::Resolve { core, connection, address };
+        self.names.send(chore).expect("helpers outlive the cores");
+    }
+}
+
+fn work(chores: &Receiver<Chore>, tools: &Tools, mut log: Option<RegisterLog>) {
+    for chore in chores {
+        let (core, mail) = match chore {
+            Chore::Disk { core, operation, request } => {
+                let result = perform(request, tools, log.as_mut()).map_err(|failure| {
+                    error!("{failure}");
+                    to_disk_error(&failure)
+                });
+                (core, Mail::Helped { operation, result })
+            }
+            Chore::Resolve { core, connection, address } => {
+                let found = address.to_socket_addrs();
+                let result = found.map(Iterator::collect).map_err(|failure| failure.to_string());
+                (core, Mail::Resolved { connection, result })
+            }
+        };
+        tools.mailboxes[usize::from(core.0)].send(mail);
+    }
+}
+
+fn perform(request: HelperRequest, tools: &Tools, log: Option<&mut RegisterLog>) -> Result<(), StoreError> {
+    match request {
+        HelperRequest::AppendRegisters(entries) => {
+            log.expect("appends go to the helper that has the log").append(&entries)
+        }
+        HelperRequest::WriteIdentity(membership, blank) => {
+            let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
+            superblock.write_identity(membership, blank)
+        }
+        HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.start, &maps),
+        HelperRequest::SyncDirectory(lane, image) => shards::sync_image(&tools.path, lane, image),
+        HelperRequest::RemoveImage(lane, image) => {
+            let freed_bytes = shards::remove_image(&tools.path, lane, image)?;
+            let subtract = |used: u64| Some(used.saturating_sub(freed_bytes));
+            let _ = tools.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
+            Ok(())
+        }
+    }
+}
+
+/// What isn't the kernel's refusal is an I/O error to the engine; the log line said more.
+fn to_disk_error(failure: &StoreError) -> DiskError {
+    disk_error(failure.errno().unwrap_or(libc::EIO))
+}
