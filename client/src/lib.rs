@@ -1,3 +1,35 @@
 //! Opens replicated images: quorum writes, dummy writes to the arbiter, granular heal.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use brick_client::{OpenOptions, Volume, VolumeConfig};
+//!
+//! let volume = Volume::new(VolumeConfig::load("volume.toml".as_ref())?, "example");
+//! let image = volume.open_image(&"vm1".parse()?, OpenOptions::default()).await?;
+//! image.write_at(0, bytes::Bytes::from_static(b"hello"), false).await?;
+//! image.flush().await?;
+//! image.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything runs on one thread of a monoio runtime with its timer enabled. The layers, from the outside:
+//! [`Volume`] and [`Image`] (names, byte ranges), `driver` (sockets and tasks), [`replica`] (the rules,
+//! sans-IO, shared with the simulator).
 
+mod config;
+mod driver;
+mod image;
+mod name;
 pub mod replica;
+mod volume;
+
+pub use brick_wire::Role;
+pub use config::{ConfigError, Group, Meaning, VolumeConfig};
+pub use driver::connection::ConnectError;
+pub use image::{Extent, Image, ImageError};
+pub use name::{ImageName, NameError};
+pub use volume::{
+    BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, GroupUsage, HealOutcome, HealProgress,
+    HealthState, ImageHealth, ImageInfo, OpenOptions, Volume, VolumeError, VolumeUsage,
+};

@@ -146,8 +146,11 @@ impl Group {
             Kind::Write(write) => write.generation(),
             _ => None,
         });
-        let boundary = in_flight.map(|generation| generation.0 - 1).min().unwrap_or(self.flush.generation.0);
-        self.flush.generation.0 += 1;
+        let current = self.flush.generation.0;
+        let boundary = in_flight.map(|generation| generation.0 - 1).min().unwrap_or(current);
+        // At the end of the numbers (after years) writes share the last generation, and it is never cleaned.
+        let boundary = boundary.min(u32::MAX - 1);
+        self.flush.generation.0 = current.saturating_add(1);
         Covers { writes: self.flush.completed_writes, boundary: Generation(boundary) }
     }
 

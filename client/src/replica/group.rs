@@ -237,6 +237,7 @@ impl Group {
 
     /// Runs what became possible. Every event ends here; each step is a no-op unless its condition holds.
     pub(super) fn progress(&mut self) {
+        self.progress_timers();
         self.progress_open();
         self.progress_change();
         self.consider_drops();

@@ -38,18 +38,22 @@ impl Group {
     /// Time passed: renews, times out, retries.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
-        for index in 0..self.bricks.len() {
-            let brick = BrickIndex(index as u8);
-            let silent = self.pending.oldest(brick).is_some_and(|at| now >= at + self.config.brick_timeout);
-            if silent {
-                self.reset_link(brick, "it did not answer in time");
-            }
-        }
-        self.renew_if_due();
         if now >= self.serve_not_before {
             self.drive_all();
         }
         self.progress();
+    }
+
+    /// Handles what came due. Every event does this first: under load the timer itself may come late.
+    pub(super) fn progress_timers(&mut self) {
+        for index in 0..self.bricks.len() {
+            let brick = BrickIndex(index as u8);
+            let oldest = self.pending.oldest(brick);
+            if oldest.is_some_and(|at| self.now >= at + self.config.brick_timeout) {
+                self.reset_link(brick, "it did not answer in time");
+            }
+        }
+        self.renew_if_due();
     }
 
     /// When [`Group::handle_timeout`] is due; `None` if only an event can change anything.

@@ -1,0 +1,243 @@
+//! One TCP connection to one core of a brick: hello and welcome, then frames both ways.
+//!
+//! Received payloads are slices of the receive buffer, so nothing is copied on the way to the user. A
+//! frame that can't be parsed ends the connection: the stream is out of step.
+
+use std::io;
+use std::time::Duration;
+
+use brick_wire::cursor::{Body, BodyError};
+use brick_wire::decode::{Frame, next_frame, peek_header};
+use brick_wire::handshake::{Hello, PeerKind, Welcome};
+use brick_wire::limits::PROTOCOL_VERSION;
+use brick_wire::{
+    BrickUuid, ConnectionGeneration, CoreIndex, FrameError, Header, Opcode, RequestId, SessionId, Status,
+    VolumeUuid,
+};
+use bytes::{Bytes, BytesMut};
+use monoio::buf::IoBufMut;
+use monoio::io::{
+    AsyncWriteRent, CancelHandle, CancelableAsyncReadRent, CancelableAsyncWriteRent, Splitable,
+};
+use monoio::net::TcpStream;
+use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
+
+use super::outbox::Outbox;
+
+/// How long connecting and the welcome may take.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bytes asked for in one receive.
+const RECEIVE_BYTES: usize = 256 * 1024;
+
+/// Why there is no connection (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The brick isn't there.
+    #[error("can't connect to {address}: {source}; is brickd running there?")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("{address} did not answer within {seconds} s; is the host up?")]
+    Timeout {
+        /// Where.
+        address: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// The connection broke.
+    #[error("the connection to {address} broke: {source}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The peer closed it.
+    #[error("{address} closed the connection; look into the brick's log for the reason")]
+    Closed {
+        /// Where.
+        address: String,
+    },
+    /// The peer isn't a brick, or is broken.
+    #[error("{address} sent a bad frame: {source}; is that a brick's port?")]
+    Frame {
+        /// Where.
+        address: String,
+        /// What was wrong.
+        source: FrameError,
+    },
+    /// The welcome can't be read.
+    #[error("{address} sent a welcome that can't be read: {source}")]
+    Welcome {
+        /// Where.
+        address: String,
+        /// What was wrong.
+        source: BodyError,
+    },
+    /// The brick doesn't want us.
+    #[error("{address} refused the connection: {reason}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// The brick's words.
+        reason: String,
+    },
+}
+
+/// Whom to call, and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) kind: PeerKind,
+    pub(crate) volume: VolumeUuid,
+    pub(crate) session: SessionId,
+    pub(crate) name: String,
+}
+
+/// A connection after its welcome.
+pub(crate) struct Connection {
+    pub(crate) welcome: Welcome,
+    address: String,
+    reader: TcpOwnedReadHalf,
+    writer: TcpOwnedWriteHalf,
+    received: BytesMut,
+}
+
+impl Connection {
+    /// Connects and shakes hands, within [`CONNECT_TIMEOUT`].
+    pub(crate) async fn open(
+        address: &str,
+        caller: &Caller,
+        brick: BrickUuid,
+        generation: ConnectionGeneration,
+        core: CoreIndex,
+    ) -> Result<Connection, ConnectError> {
+        let hello = Hello {
+            versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            features: 0,
+            kind: caller.kind,
+            core,
+            volume: caller.volume,
+            brick,
+            session: caller.session,
+            generation,
+            name: caller.name.clone(),
+        };
+        match monoio::time::timeout(CONNECT_TIMEOUT, shake_hands(address, hello)).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(ConnectError::Timeout { address: address.to_owned(), seconds: CONNECT_TIMEOUT.as_secs() })
+            }
+        }
+    }
+
+    /// Runs the connection until it breaks or `cancel` is used: sends what is in `outbox`, hands every
+    /// received frame to `receive`.
+    pub(crate) async fn run(
+        self,
+        outbox: Outbox,
+        cancel: CancelHandle,
+        mut receive: impl FnMut(Frame),
+    ) -> ConnectError {
+        let Connection { address, mut reader, mut writer, mut received, .. } = self;
+        let sender = outbox.clone();
+        let writer_cancel = cancel.clone();
+        let writer_task = monoio::spawn(async move {
+            while let Some(mut batch) = sender.next_batch().await {
+                while !batch.is_empty() {
+                    let (result, rest) = writer.cancelable_writev(batch, writer_cancel.clone()).await;
+                    batch = rest;
+                    match result {
+                        Ok(count) if count > 0 => batch.advance(count),
+                        _ => {
+                            sender.close();
+                            break;
+                        }
+                    }
+                }
+            }
+            // Makes the peer close its side, and so ends our reader.
+            let _closed_already = writer.shutdown().await;
+        });
+        let error = loop {
+            if let Err(source) = drain_frames(&mut received, &outbox, &mut receive) {
+                break ConnectError::Frame { address, source };
+            }
+            match receive_more(&mut reader, received, Some(&cancel)).await {
+                (Ok(0), _) => break ConnectError::Closed { address },
+                (Ok(_), buffer) => received = buffer,
+                (Err(source), _) => break ConnectError::Broken { address, source },
+            }
+        };
+        outbox.close();
+        writer_task.await;
+        error
+    }
+}
+
+fn drain_frames(
+    received: &mut BytesMut,
+    outbox: &Outbox,
+    receive: &mut impl FnMut(Frame),
+) -> Result<(), FrameError> {
+    while let Some(frame) = next_frame(received)? {
+        outbox.restore(frame.header.credits);
+        receive(frame);
+    }
+    Ok(())
+}
+
+async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectError> {
+    let owned = || address.to_owned();
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|source| ConnectError::Connect { address: owned(), source })?;
+    // Without this, Nagle and delayed acknowledgements turn a request into 40 ms.
+    stream.set_nodelay(true).map_err(|source| ConnectError::Broken { address: owned(), source })?;
+    let (mut reader, mut writer) = stream.into_split();
+    let header = Header::request(Opcode::Hello, RequestId(0));
+    let frame = Frame::new(header, hello.to_bytes(), Bytes::new()).head_bytes();
+    let (result, _) = monoio::io::AsyncWriteRentExt::write_all(&mut writer, frame).await;
+    result.map_err(|source| ConnectError::Broken { address: owned(), source })?;
+    let mut received = BytesMut::new();
+    let frame = loop {
+        let parsed = next_frame(&mut received);
+        if let Some(frame) = parsed.map_err(|source| ConnectError::Frame { address: owned(), source })? {
+            break frame;
+        }
+        match receive_more(&mut reader, received, None).await {
+            (Ok(0), _) => return Err(ConnectError::Closed { address: owned() }),
+            (Ok(_), buffer) => received = buffer,
+            (Err(source), _) => return Err(ConnectError::Broken { address: owned(), source }),
+        }
+    };
+    let welcome = Welcome::from_bytes(&frame.aux)
+        .map_err(|source| ConnectError::Welcome { address: owned(), source })?;
+    if frame.header.status != Status::Ok {
+        return Err(ConnectError::Refused { address: owned(), reason: welcome.reason });
+    }
+    Ok(Connection { welcome, address: owned(), reader, writer, received })
+}
+
+/// Receives behind what is in `buffer`, which has room for the frame at its front afterwards.
+async fn receive_more(
+    reader: &mut TcpOwnedReadHalf,
+    mut buffer: BytesMut,
+    cancel: Option<&CancelHandle>,
+) -> (io::Result<usize>, BytesMut) {
+    let begun = buffer.len();
+    // Bounded by the largest frame: a header beyond the limits was refused when it was parsed.
+    let wanted = peek_header(&buffer).ok().flatten().map_or(0, |header| header.frame_bytes());
+    if buffer.capacity() - begun < RECEIVE_BYTES / 4 || buffer.capacity() < wanted {
+        buffer.reserve(RECEIVE_BYTES.max(wanted.saturating_sub(begun)));
+    }
+    let slice = buffer.slice_mut(begun..);
+    let (result, slice) = match cancel {
+        Some(cancel) => reader.cancelable_read(slice, cancel.clone()).await,
+        None => monoio::io::AsyncReadRent::read(reader, slice).await,
+    };
+    (result, slice.into_inner())
+}

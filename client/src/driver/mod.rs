@@ -1,0 +1,15 @@
+//! The shell around the replica core: sockets, clock, tasks. One thread, monoio.
+//!
+//! - [`clock`]: the time that the core is told.
+//! - [`outbox`]: frames on their way to one core of a brick, within its credits.
+//! - [`connection`]: one TCP connection: hello, frames out, frames in.
+//! - [`link`]: all connections to one brick, kept up.
+//! - [`session`]: a [`Group`](crate::replica::Group) with its links and timer, as async calls.
+//! - [`control`]: requests to bricks outside any image: registers, status, stamps.
+
+pub(crate) mod clock;
+pub(crate) mod connection;
+pub(crate) mod control;
+pub(crate) mod link;
+pub(crate) mod outbox;
+pub(crate) mod session;

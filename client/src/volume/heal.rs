@@ -1,0 +1,183 @@
+//! `heal run`: brings every copy of an image up to date and says what that took.
+//!
+//! If nobody has the image open it is opened here under a `heal` epoch, which an opening client may
+//! preempt. If a client has it open, that client heals by itself, and this only watches. Either way the
+//! figures are differences of the bricks' own counters.
+
+use std::time::{Duration, Instant};
+
+use brick_wire::body::ImageStatus;
+use brick_wire::limits::BLOCK_SIZE;
+use brick_wire::register::ImageValue;
+
+use super::images::OpenOptions;
+use super::status::{BrickState, HealthState, ImageHealth};
+use super::{Volume, VolumeError};
+use crate::driver::session::Session;
+use crate::name::ImageName;
+use crate::replica::{GroupError, Purpose};
+
+/// How often progress is looked at.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// Without any progress for this long the heal is called stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// What a heal took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealOutcome {
+    /// The image.
+    pub name: String,
+    /// Blocks that differed and were copied.
+    pub healed_blocks: u64,
+    /// Blocks whose hashes were compared.
+    pub compared_blocks: u64,
+    /// Bytes that moved between bricks, both ways, hashes and headers included.
+    pub wire_bytes: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl HealOutcome {
+    /// Bytes of the blocks copied.
+    pub fn healed_bytes(&self) -> u64 {
+        self.healed_blocks * BLOCK_SIZE as u64
+    }
+}
+
+/// Where a running heal is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealProgress {
+    /// The image.
+    pub name: String,
+    /// Blocks copied so far.
+    pub healed_blocks: u64,
+    /// Blocks that may still differ.
+    pub left_blocks: u64,
+}
+
+impl Volume {
+    /// Heals one image, or all; `watch` is told about progress.
+    pub async fn heal_run(
+        &self,
+        name: Option<&ImageName>,
+        mut watch: impl FnMut(&HealProgress),
+    ) -> Result<Vec<HealOutcome>, VolumeError> {
+        self.learn_blank_bricks().await?;
+        self.finish_removals().await?;
+        let names = match name {
+            Some(name) => vec![name.clone()],
+            None => {
+                let infos = self.list_images().await?;
+                infos.iter().filter_map(|info| info.name.parse().ok()).collect()
+            }
+        };
+        let mut outcomes = Vec::new();
+        for name in &names {
+            outcomes.push(self.heal_image(name, &mut watch).await?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn heal_image(
+        &self,
+        name: &ImageName,
+        watch: &mut impl FnMut(&HealProgress),
+    ) -> Result<HealOutcome, VolumeError> {
+        let started = Instant::now();
+        let value = self.resolve(name).await?;
+        let before = self.image_health(&value).await;
+        let sessions = match before.state {
+            HealthState::Healthy => Vec::new(),
+            _ => self.open_to_heal(&value).await?,
+        };
+        let result = self.watch_heal(&value, &before, watch).await;
+        for session in &sessions {
+            let closed = session.close().await;
+            if result.is_ok() {
+                closed.map_err(|source| VolumeError::Image { name: value.name.clone(), source })?;
+            }
+        }
+        let after = result?;
+        Ok(outcome(name, &before, &after, started.elapsed()))
+    }
+
+    /// Takes the image for healing; no sessions if a live client has it and so heals it.
+    async fn open_to_heal(&self, value: &ImageValue) -> Result<Vec<Session>, VolumeError> {
+        match self.open_sessions(value, Purpose::Heal, OpenOptions::default()).await {
+            Err(VolumeError::Image { source: GroupError::Held { .. }, .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Waits until every data brick is in sync.
+    async fn watch_heal(
+        &self,
+        value: &ImageValue,
+        before: &ImageHealth,
+        watch: &mut impl FnMut(&HealProgress),
+    ) -> Result<ImageHealth, VolumeError> {
+        let mut last = (0, u64::MAX);
+        let mut moved_at = Instant::now();
+        loop {
+            let health = self.image_health(value).await;
+            let healed = counters(&health).pulled_blocks.saturating_sub(counters(before).pulled_blocks);
+            let left = health.bricks.iter().map(|brick| brick.dirty_blocks).sum();
+            watch(&HealProgress { name: value.name.clone(), healed_blocks: healed, left_blocks: left });
+            let of_state = |state| health.bricks.iter().filter(move |brick| brick.state == state);
+            let data = |brick: &&super::BrickHealth| brick.role == brick_wire::Role::Data;
+            if of_state(BrickState::Stale).filter(data).count() == 0 {
+                let offline: Vec<&str> = of_state(BrickState::Offline)
+                    .filter(|brick| brick.dirty_blocks > 0 || health.state != HealthState::Healthy)
+                    .map(|brick| brick.address.as_str())
+                    .collect();
+                if !offline.is_empty() {
+                    return Err(VolumeError::Offline {
+                        name: value.name.clone(),
+                        bricks: offline.join(", "),
+                    });
+                }
+                return Ok(health);
+            }
+            if last != (healed, left) {
+                last = (healed, left);
+                moved_at = Instant::now();
+            } else if moved_at.elapsed() > STUCK_AFTER {
+                let seconds = STUCK_AFTER.as_secs();
+                return Err(VolumeError::HealStuck { name: value.name.clone(), seconds });
+            }
+            monoio::time::sleep(POLL_PAUSE).await;
+        }
+    }
+
+    /// Bricks that were away while an image was removed delete their shards now.
+    async fn finish_removals(&self) -> Result<(), VolumeError> {
+        for value in self.images_being_removed().await? {
+            let sessions = self.open_to_heal(&value).await?;
+            if !sessions.is_empty() {
+                self.remove_shards(&value, sessions).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn counters(health: &ImageHealth) -> ImageStatus {
+    let mut total = ImageStatus::default();
+    for brick in &health.bricks {
+        total.pulled_blocks += brick.counters.pulled_blocks;
+        total.compared_blocks += brick.counters.compared_blocks;
+        total.pulled_wire_bytes += brick.counters.pulled_wire_bytes;
+    }
+    total
+}
+
+fn outcome(name: &ImageName, before: &ImageHealth, after: &ImageHealth, elapsed: Duration) -> HealOutcome {
+    let (before, after) = (counters(before), counters(after));
+    HealOutcome {
+        name: name.as_str().to_owned(),
+        healed_blocks: after.pulled_blocks.saturating_sub(before.pulled_blocks),
+        compared_blocks: after.compared_blocks.saturating_sub(before.compared_blocks),
+        wire_bytes: after.pulled_wire_bytes.saturating_sub(before.pulled_wire_bytes),
+        seconds: elapsed.as_secs_f64(),
+    }
+}

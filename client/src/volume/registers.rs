@@ -1,0 +1,250 @@
+//! Reading, listing and changing registers on a quorum of a group.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::register::{
+    RegisterEntry, RegisterKey, RegisterKind, RegisterListRequest, RegisterPage, RegisterState,
+};
+use brick_wire::{BrickIndex, Epoch, Flags, Header, Opcode, RequestId, Status};
+use tokio::sync::mpsc;
+
+use super::{Volume, VolumeError};
+use crate::config::Group;
+use crate::driver::clock::jittered;
+use crate::driver::connection::ConnectError;
+use crate::driver::control::Control;
+use crate::replica::proposer::{Proposer, Step};
+
+/// First pause after a refused ballot.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A group's bricks as one call reaches them.
+pub(super) struct Reached {
+    pub(super) controls: Vec<Result<Rc<Control>, ConnectError>>,
+    session: brick_wire::SessionId,
+    group: usize,
+}
+
+type Answer = (BrickIndex, Result<Frame, ConnectError>);
+
+impl Volume {
+    /// Connects to a group, or says which quorum is missing.
+    pub(super) async fn reach_quorum(&self, group: usize) -> Result<Reached, VolumeError> {
+        let session = Volume::fresh_session();
+        let controls = self.reach(&self.config.groups[group], session).await;
+        let reached = Reached { controls, session, group };
+        reached.check_quorum()?;
+        Ok(reached)
+    }
+
+    pub(super) fn group(&self, group: usize) -> &Group {
+        &self.config.groups[group]
+    }
+}
+
+impl Reached {
+    fn check_quorum(&self) -> Result<(), VolumeError> {
+        let voters = self.voters().count();
+        if voters * 2 > self.controls.len() {
+            return Ok(());
+        }
+        let reasons: Vec<String> = self
+            .controls
+            .iter()
+            .filter_map(|control| match control {
+                Err(error) => Some(error.to_string()),
+                Ok(control) if control.welcome.blank => Some("a brick is blank".to_owned()),
+                Ok(_) => None,
+            })
+            .collect();
+        Err(VolumeError::NoQuorum {
+            group: self.group,
+            answered: voters,
+            bricks: self.controls.len(),
+            reasons: reasons.join("; "),
+        })
+    }
+
+    /// Bricks that are there and may vote.
+    fn voters(&self) -> impl Iterator<Item = (BrickIndex, &Rc<Control>)> {
+        self.controls.iter().enumerate().filter_map(|(index, control)| {
+            let control = control.as_ref().ok().filter(|control| !control.welcome.blank)?;
+            Some((BrickIndex(index as u8), control))
+        })
+    }
+
+    /// Sends the same request to every voter; answers arrive on the channel.
+    fn broadcast(&self, header: Header, aux: &[u8]) -> (usize, mpsc::UnboundedReceiver<Answer>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut count = 0;
+        for (brick, control) in self.voters() {
+            let (control, sender, aux) = (control.clone(), sender.clone(), aux.to_vec());
+            count += 1;
+            monoio::spawn(async move {
+                let _receiver_has_enough = sender.send((brick, control.call(header, aux).await));
+            });
+        }
+        (count, receiver)
+    }
+
+    /// Changes a register: `decide` gets the current value and the ballot, and returns the next value, or
+    /// an error that leaves everything as it is. It may be called again if others interfere. Returns the
+    /// value that was decided.
+    pub(super) async fn change(
+        &self,
+        key: &RegisterKey,
+        mut decide: impl FnMut(Option<&[u8]>, Epoch) -> Result<Vec<u8>, VolumeError>,
+    ) -> Result<Vec<u8>, VolumeError> {
+        let mut proposer = Proposer::new(key.clone(), self.session, self.controls.len());
+        let mut step = proposer.start();
+        let mut pause = RETRY_PAUSE;
+        loop {
+            step = match step {
+                Step::Prepare(ballot) => self.prepare(&mut proposer, ballot).await?,
+                Step::Decide(current) => {
+                    let value = decide(current.as_deref(), proposer.ballot())?;
+                    proposer.propose(value)
+                }
+                Step::Accept(ballot, value) => self.accept(&mut proposer, ballot, value).await?,
+                Step::Done(value) => return Ok(value),
+                Step::Refused => {
+                    monoio::time::sleep(jittered(pause)).await;
+                    pause *= 2;
+                    proposer.retry().ok_or(VolumeError::Contended)?
+                }
+                Step::Wait => unreachable!("rounds end with a decision or an error"),
+            };
+        }
+    }
+
+    async fn prepare(&self, proposer: &mut Proposer, ballot: Epoch) -> Result<Step, VolumeError> {
+        let mut header = Header::request(Opcode::RegisterPrepare, RequestId(0));
+        header.epoch = ballot;
+        let (count, mut answers) = self.broadcast(header, &proposer.key().to_bytes());
+        for _ in 0..count {
+            let Some((brick, Ok(frame))) = answers.recv().await else { continue };
+            let state = self.state(brick, &frame)?;
+            match proposer.handle_promise(brick, ballot, frame.header.status, &state) {
+                Step::Wait => {}
+                step => return Ok(step),
+            }
+        }
+        Err(self.lost_quorum())
+    }
+
+    async fn accept(
+        &self,
+        proposer: &mut Proposer,
+        ballot: Epoch,
+        value: Vec<u8>,
+    ) -> Result<Step, VolumeError> {
+        let mut header = Header::request(Opcode::RegisterAccept, RequestId(0));
+        header.epoch = ballot;
+        let state = RegisterState { value, ..RegisterState::default() };
+        let entry = RegisterEntry { key: proposer.key().clone(), state };
+        let (count, mut answers) = self.broadcast(header, &entry.to_bytes());
+        for _ in 0..count {
+            let Some((brick, Ok(frame))) = answers.recv().await else { continue };
+            match proposer.handle_accepted(brick, ballot, frame.header.status) {
+                Step::Wait => {}
+                step => return Ok(step),
+            }
+        }
+        Err(self.lost_quorum())
+    }
+
+    fn lost_quorum(&self) -> VolumeError {
+        VolumeError::NoQuorum {
+            group: self.group,
+            answered: 0,
+            bricks: self.controls.len(),
+            reasons: "bricks stopped answering in the middle of a change".to_owned(),
+        }
+    }
+
+    /// A register's state out of a reply; empty if the brick refused to say.
+    fn state(&self, brick: BrickIndex, frame: &Frame) -> Result<RegisterState, VolumeError> {
+        if !matches!(frame.header.status, Status::Ok | Status::BallotRefused | Status::LeaseHeld) {
+            return Ok(RegisterState::default());
+        }
+        RegisterState::from_bytes(&frame.aux)
+            .map_err(|source| VolumeError::BadAnswer { address: format!("brick {}", brick.0), source })
+    }
+
+    /// The decided value of a register, linearizable: if a quorum doesn't agree on what was accepted last,
+    /// the value found is decided first.
+    pub(super) async fn read(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
+        let header = Header::request(Opcode::RegisterRead, RequestId(0));
+        let (count, mut answers) = self.broadcast(header, &key.to_bytes());
+        let mut states = Vec::new();
+        for _ in 0..count {
+            if let Some((brick, Ok(frame))) = answers.recv().await {
+                states.push(self.state(brick, &frame)?);
+            }
+        }
+        let newest = states.iter().max_by_key(|state| state.accepted);
+        let Some(newest) = newest else { return Err(self.lost_quorum()) };
+        let agree = states.iter().filter(|state| state.accepted == newest.accepted).count();
+        if agree * 2 > self.controls.len() {
+            return Ok((newest.accepted != Epoch::ZERO).then(|| newest.value.clone()));
+        }
+        if newest.accepted == Epoch::ZERO {
+            return Err(self.lost_quorum());
+        }
+        let value = self.change(key, |current, _| Ok(current.unwrap_or_default().to_vec())).await?;
+        Ok((!value.is_empty()).then_some(value))
+    }
+
+    /// All registers of a kind with the newest value any voter holds, in key order.
+    pub(super) async fn list(
+        &self,
+        kind: RegisterKind,
+    ) -> Result<BTreeMap<RegisterKey, RegisterState>, VolumeError> {
+        let mut newest: BTreeMap<RegisterKey, RegisterState> = BTreeMap::new();
+        let mut answered = 0;
+        for (brick, control) in self.voters() {
+            match list_one(control, brick, kind).await {
+                Ok(entries) => {
+                    answered += 1;
+                    for entry in entries {
+                        let state = newest.entry(entry.key).or_default();
+                        if entry.state.accepted > state.accepted {
+                            *state = entry.state;
+                        }
+                    }
+                }
+                Err(VolumeError::Connect(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if answered * 2 <= self.controls.len() {
+            return Err(self.lost_quorum());
+        }
+        Ok(newest)
+    }
+}
+
+/// All registers of a kind that one brick holds.
+pub(super) async fn list_one(
+    control: &Control,
+    brick: BrickIndex,
+    kind: RegisterKind,
+) -> Result<Vec<RegisterEntry>, VolumeError> {
+    let mut entries: Vec<RegisterEntry> = Vec::new();
+    loop {
+        let after = entries.last().map(|entry| entry.key.clone());
+        let request = RegisterListRequest { kind, after };
+        let frame = control.ask(Opcode::RegisterList, request.to_bytes()).await?;
+        let page = RegisterPage::from_bytes(&frame.aux)
+            .map_err(|source| VolumeError::BadAnswer { address: format!("brick {}", brick.0), source })?;
+        let more = frame.header.flags.contains(Flags::MORE) && !page.entries.is_empty();
+        entries.extend(page.entries);
+        if !more {
+            return Ok(entries);
+        }
+    }
+}
