@@ -44,6 +44,9 @@ mod shutdown;
 mod status;
 mod tasks;
 
+#[cfg(test)]
+mod tests;
+
 pub use interface::*;
 pub use pull::PULL_POOL_BYTES;
 

@@ -1,0 +1,95 @@
+//! Rule I7: what a flush covers, and what a failed one leaves behind.
+
+use brick_wire::*;
+
+use super::harness::*;
+use crate::engine::*;
+
+const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
+
+fn holder() -> (Brick, ConnectionId) {
+    let mut brick = Brick::single();
+    let alice = brick.connect(0, ALICE, 1);
+    brick.hold_image(alice, EPOCH);
+    (brick, alice)
+}
+
+#[test]
+fn flushing_covers_files_and_directories_once() {
+    let (mut brick, alice) = holder();
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    assert_eq!(brick.syncs, 0);
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    assert_eq!(brick.syncs, 2, "the file and its directory");
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(2, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    assert_eq!(brick.syncs, 3, "the file only");
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    assert_eq!(brick.syncs, 3);
+}
+
+#[test]
+fn flushing_a_later_write_needs_the_next_sync() {
+    let (mut brick, alice) = holder();
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    brick.flush(alice, EPOCH);
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(2, 1));
+    brick.hold = |request| matches!(request, DiskRequest::SyncShard { .. });
+    let first = brick.simple(alice, Opcode::Flush, EPOCH);
+    let joined = brick.simple(alice, Opcode::Flush, EPOCH);
+    brick.write(alice, EPOCH, ShardIndex(0), 1, &blocks(3, 1));
+    let second = brick.simple(alice, Opcode::Flush, EPOCH);
+    let third = brick.simple(alice, Opcode::Flush, EPOCH);
+    assert_eq!(brick.held.len(), 1);
+    let (core, operation, _) = brick.held.pop_front().expect("held");
+    brick.event(core, Event::DiskDone { operation, result: Ok(DiskOutput::Done) });
+    assert_eq!(brick.status_of(first), Some(Status::Ok));
+    assert_eq!(brick.status_of(joined), Some(Status::Ok));
+    assert_eq!((brick.status_of(second), brick.held.len()), (None, 1));
+    brick.release();
+    assert_eq!(brick.status_of(second), Some(Status::Ok));
+    assert_eq!(brick.status_of(third), Some(Status::Ok));
+}
+
+#[test]
+fn flushing_fails_until_the_blocks_are_rewritten() {
+    let (mut brick, alice) = holder();
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    brick.write(alice, EPOCH, ShardIndex(0), 3, &blocks(1, 2));
+    brick.fail = |request| matches!(request, DiskRequest::SyncShard { .. }).then_some(DiskError::Errno(5));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed));
+    brick.fail = |_| None;
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed), "a second fsync proves nothing");
+    brick.write(alice, EPOCH, ShardIndex(0), 3, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed), "block 4 is still lost");
+    brick.write(alice, EPOCH, ShardIndex(0), 4, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+}
+
+#[test]
+fn flushing_fails_after_an_eviction_whose_sync_failed() {
+    let (mut brick, alice) = holder();
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    brick.fail = |request| matches!(request, DiskRequest::SyncShard { .. }).then_some(DiskError::Errno(5));
+    for shard in [1, 2] {
+        brick.write(alice, EPOCH, ShardIndex(shard), 0, &blocks(1, 1));
+    }
+    brick.fail = |_| None;
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed));
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+}
+
+#[test]
+fn flushing_a_fua_write_is_durable_when_answered() {
+    let (mut brick, alice) = holder();
+    let (header, aux) = write_header(EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    let header = Header { flags: Flags::FUA, ..header };
+    brick.hold = |request| matches!(request, DiskRequest::SyncDirectory { .. });
+    let id = brick.send(alice, header, aux, Some(&blocks(1, 1)));
+    assert_eq!(brick.status_of(id), None, "its directory entry isn't durable");
+    brick.release();
+    assert_eq!((brick.status_of(id), brick.syncs), (Some(Status::Ok), 2));
+}

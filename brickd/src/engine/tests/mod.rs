@@ -1,0 +1,11 @@
+//! The engine against a tiny disk, without sockets and time: rules one by one. What only shows in long
+//! random histories is the simulator's to find.
+
+mod admission;
+mod data;
+mod fencing;
+mod flushing;
+mod harness;
+mod pulling;
+mod registers;
+mod stopping;

@@ -1,0 +1,311 @@
+//! Heal between two bricks: brick 0 is in sync, brick 1 pulls from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use brick_wire::body::{Pull, PullReport};
+use brick_wire::cursor::Body;
+use brick_wire::handshake::Hello;
+use brick_wire::*;
+
+use super::harness::*;
+use crate::engine::*;
+
+const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
+const SHARD: ShardIndex = ShardIndex(0);
+
+/// Two bricks and the wires between them.
+struct Pair {
+    source: Brick,
+    target: Brick,
+    source_client: ConnectionId,
+    target_client: ConnectionId,
+    /// Dialled connection of the target, and the same at the source.
+    wires: BTreeMap<ConnectionId, ConnectionId>,
+    /// Frames from source to target that arrive broken, from now on.
+    corrupt: usize,
+}
+
+impl Pair {
+    /// The source on `cores` cores, the target on one; both know Alice's epoch.
+    fn new(cores: u16) -> Pair {
+        let mut source = Brick::new((0..cores).map(|core| config(0, core, cores)).collect());
+        let mut target = Brick::new(vec![config(1, 0, 1)]);
+        let control = source.connect(0, ALICE, 1);
+        source.hold_image(control, EPOCH);
+        let core = placement::core_of(placement::lane_of(image(), SHARD, LANES), cores);
+        let source_client = source.connect(core.0, ALICE, 1);
+        let target_client = target.connect(0, ALICE, 1);
+        target.hold_image(target_client, EPOCH);
+        Pair { source, target, source_client, target_client, wires: BTreeMap::new(), corrupt: 0 }
+    }
+
+    fn write_source(&mut self, first: u16, data: &[u8]) {
+        let id = self.source.write(self.source_client, EPOCH, SHARD, first, data);
+        assert_eq!(self.source.status_of(id), Some(Status::Ok));
+    }
+
+    fn write_target(&mut self, first: u16, data: &[u8]) {
+        let id = self.target.write(self.target_client, EPOCH, SHARD, first, data);
+        assert_eq!(self.target.status_of(id), Some(Status::Ok));
+    }
+
+    fn pull(&mut self, first: u16, count: u16) -> RequestId {
+        let pull = Pull {
+            source: brick_uuid(0),
+            incarnation: config(0, 0, 1).incarnation,
+            address: "source:1".to_owned(),
+            blocks: BlockSet::from(BlockRange::new(first, count)),
+        };
+        self.send_pull(&pull)
+    }
+
+    fn send_pull(&mut self, pull: &Pull) -> RequestId {
+        let header = Header { epoch: EPOCH, shard: SHARD, ..request(Opcode::Pull) };
+        let id = self.target.send(self.target_client, header, pull.to_bytes(), None);
+        self.carry();
+        id
+    }
+
+    /// Carries frames to and fro until nothing moves.
+    fn carry(&mut self) {
+        loop {
+            let dialed = std::mem::take(&mut self.target.dialed);
+            let to_source: Vec<_> = self.target.replies.extract_if(.., |(id, _)| id.0 >> 63 == 1).collect();
+            let wires: Vec<ConnectionId> = self.wires.values().copied().collect();
+            let to_target: Vec<_> =
+                self.source.replies.extract_if(.., |(id, _)| wires.contains(id)).collect();
+            if dialed.is_empty() && to_source.is_empty() && to_target.is_empty() {
+                return;
+            }
+            for (core, connection, _) in dialed {
+                self.target.event(core, Event::Dialed { connection });
+            }
+            for (dialed, frame) in to_source {
+                self.deliver_to_source(dialed, frame);
+            }
+            for (id, frame) in to_target {
+                let (dialed, _) = self.wires.iter().find(|(_, other)| **other == id).expect("a wire");
+                self.deliver_to_target(*dialed, frame);
+            }
+        }
+    }
+
+    fn deliver_to_source(&mut self, dialed: ConnectionId, frame: Frame) {
+        if frame.header.opcode != Opcode::Hello {
+            let connection = self.wires[&dialed];
+            let core = self.source.core_of[&connection];
+            self.source.event(core, Event::Frame { connection, frame });
+            return;
+        }
+        let hello = Hello::from_bytes(&frame.aux).expect("a hello");
+        let connection = self.source.hello(hello);
+        let (_, welcome) =
+            self.source.admitted.iter().find(|(id, _)| *id == connection).expect("bricks are admitted");
+        let welcome = Frame { header: frame.header.reply(Status::Ok), aux: welcome.to_bytes(), data: None };
+        self.wires.insert(dialed, connection);
+        self.deliver_to_target(dialed, welcome);
+    }
+
+    fn deliver_to_target(&mut self, connection: ConnectionId, mut frame: Frame) {
+        if let Some(data) = frame.data.as_mut().filter(|_| self.corrupt > 0) {
+            self.corrupt -= 1;
+            data[17] ^= 1;
+        }
+        self.target.event(0, Event::Frame { connection, frame });
+    }
+
+    fn report(&mut self, id: RequestId) -> Result<PullReport, Status> {
+        let frame = self.target.reply(id).expect("the pull is answered");
+        match frame.header.status {
+            Status::Ok => Ok(PullReport::from_bytes(&frame.aux).expect("a report")),
+            status => Err(status),
+        }
+    }
+
+    fn assert_equal(&self) {
+        assert!(self.target.files[&(image(), SHARD)] == self.source.files[&(image(), SHARD)]);
+    }
+}
+
+#[test]
+fn pulling_moves_only_what_differs() {
+    for cores in [1, 2, 4] {
+        let mut pair = Pair::new(cores);
+        pair.write_source(0, &blocks(1, 100));
+        pair.write_target(0, &blocks(1, 100));
+        pair.write_source(7, &blocks(2, 2));
+        pair.write_target(30, &blocks(3, 1));
+        let pull = pair.pull(0, 256);
+        let report = pair.report(pull).expect("pulled");
+        assert_eq!((report.compared_blocks, report.written_blocks), (256, 3), "{cores} cores");
+        assert!((3 * 4096..6 * 4096).contains(&report.wire_bytes), "{} bytes", report.wire_bytes);
+        pair.assert_equal();
+    }
+}
+
+#[test]
+fn pulling_a_missing_shard() {
+    let mut pair = Pair::new(1);
+    let nothing = pair.pull(0, 10);
+    assert_eq!(pair.report(nothing).expect("pulled").written_blocks, 0);
+    pair.write_source(3, &blocks(0, 1));
+    let zeros = pair.pull(0, 10);
+    assert_eq!(pair.report(zeros).expect("pulled").written_blocks, 0);
+    assert!(pair.target.files.is_empty(), "all zeros need no file");
+    pair.write_source(5, &blocks(6, 2));
+    let some = pair.pull(0, 10);
+    assert_eq!(pair.report(some).expect("pulled").written_blocks, 2);
+    pair.assert_equal();
+}
+
+#[test]
+fn pulling_zeros_over_a_shard_the_source_lacks() {
+    let mut pair = Pair::new(1);
+    pair.write_target(3, &blocks(4, 2));
+    let pull = pair.pull(0, 10);
+    assert_eq!(pair.report(pull).expect("pulled").written_blocks, 2);
+    assert!(pair.target.files[&(image(), SHARD)].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn pulling_sets_dirty_bits_and_counters() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    let pull = pair.pull(0, 8);
+    pair.report(pull).expect("pulled");
+    let client = pair.target_client;
+    assert_eq!(super::data::dirty_blocks(&mut pair.target, client), 4);
+    assert_eq!(pair.target.flush(client, EPOCH), Some(Status::Ok));
+    assert_eq!(pair.target.syncs, 2, "pulled blocks are flushed like written ones");
+}
+
+#[test]
+fn pulling_excludes_writes_to_its_blocks() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.source.hold = |request| matches!(request, DiskRequest::Read { .. });
+    let pull = pair.pull(0, 4);
+    let client = pair.target_client;
+    let write = pair.target.write(client, EPOCH, SHARD, 2, &blocks(9, 1));
+    let beside = pair.target.write(client, EPOCH, SHARD, 8, &blocks(9, 1));
+    assert_eq!(pair.target.status_of(write), None);
+    assert_eq!(pair.target.status_of(beside), Some(Status::Ok));
+    pair.source.release();
+    pair.carry();
+    assert_eq!(pair.report(pull).expect("pulled").written_blocks, 4);
+    assert_eq!(pair.target.status_of(write), Some(Status::Ok));
+    let file = &pair.target.files[&(image(), SHARD)];
+    assert_eq!((file[4096], file[2 * 4096], file[3 * 4096]), (1, 9, 1));
+}
+
+#[test]
+fn pulling_checks_the_source() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 1));
+    let good = Pull {
+        source: brick_uuid(0),
+        incarnation: config(0, 0, 1).incarnation,
+        address: "source:1".to_owned(),
+        blocks: BlockSet::full(4),
+    };
+    let start = StartCounter(4);
+    let past = Pull { incarnation: Incarnation { start, ..good.incarnation }, ..good.clone() };
+    let wrong = pair.send_pull(&past);
+    assert_eq!(pair.report(wrong), Err(Status::WrongIncarnation));
+    // A promise without a record: nobody knows whether the source is good.
+    let next = epoch(2, ALICE);
+    let control = pair.source.connect(0, ALICE, 1);
+    pair.source.prepare(control, next, Flags::NONE);
+    let client = pair.target_client;
+    pair.target.prepare(client, next, Flags::NONE);
+    let header = Header { epoch: next, shard: SHARD, ..request(Opcode::Pull) };
+    let bare = pair.target.send(client, header, good.to_bytes(), None);
+    pair.carry();
+    assert_eq!(pair.report(bare), Err(Status::NotInSync));
+    pair.source.prepare(control, epoch(3, ALICE), Flags::NONE);
+    let fenced = pair.target.send(client, header, good.to_bytes(), None);
+    pair.carry();
+    assert_eq!(pair.report(fenced), Err(Status::StaleEpoch));
+    assert!(pair.target.files.is_empty());
+}
+
+#[test]
+fn pulling_ends_with_a_fence() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.source.hold = |request| matches!(request, DiskRequest::Read { .. });
+    let pull = pair.pull(0, 4);
+    let bob = pair.target.connect(0, BOB, 1);
+    let promise = pair.target.prepare(bob, epoch(2, BOB), Flags::FORCE);
+    assert_eq!(pair.report(pull), Err(Status::StaleEpoch));
+    assert_eq!(pair.target.status_of(promise), Some(Status::Ok));
+    pair.source.release();
+    pair.carry();
+    assert!(pair.target.files.is_empty(), "a late answer changes nothing");
+}
+
+#[test]
+fn pulling_a_fence_waits_for_the_write_in_flight() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 1));
+    pair.write_source(2, &blocks(1, 1));
+    pair.target.hold = |request| matches!(request, DiskRequest::Write { .. });
+    let pull = pair.pull(0, 4);
+    let bob = pair.target.connect(0, BOB, 1);
+    let promise = pair.target.prepare(bob, epoch(2, BOB), Flags::FORCE);
+    assert_eq!(pair.target.status_of(promise), None);
+    pair.target.release();
+    assert_eq!(pair.report(pull), Err(Status::StaleEpoch));
+    assert_eq!(pair.target.status_of(promise), Some(Status::Ok));
+    let file = &pair.target.files[&(image(), SHARD)];
+    assert_eq!((file[0], file[2 * 4096]), (1, 0), "the second piece isn't written any more");
+}
+
+#[test]
+fn pulling_fetches_broken_blocks_again() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.corrupt = 2;
+    let pull = pair.pull(0, 4);
+    assert_eq!(pair.report(pull).expect("pulled").written_blocks, 4);
+    pair.assert_equal();
+    pair.write_source(0, &blocks(2, 4));
+    pair.corrupt = 100;
+    let hopeless = pair.pull(0, 4);
+    assert_eq!(pair.report(hopeless), Err(Status::Io));
+    assert_eq!(pair.target.files[&(image(), SHARD)][0], 1);
+}
+
+#[test]
+fn pulling_from_a_silent_or_lost_source_fails() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.source.hold = |request| matches!(request, DiskRequest::Read { .. });
+    let silent = pair.pull(0, 4);
+    let deadline = pair.target.engines[0].poll_timeout().expect("a deadline");
+    assert_eq!(deadline.since(pair.target.now), Duration::from_secs(4));
+    pair.target.pass(Duration::from_secs(4));
+    assert_eq!(pair.report(silent), Err(Status::SourceUnreachable));
+    assert_eq!(pair.target.closed.len(), 1);
+    // The source drains the old connection's read before it admits the next connection.
+    pair.source.release();
+    pair.source.hold = |request| matches!(request, DiskRequest::Read { .. });
+    let lost = pair.pull(0, 4);
+    let link = *pair.wires.keys().last().expect("dialled again");
+    pair.target.event(0, Event::Disconnected { connection: link });
+    assert_eq!(pair.report(lost), Err(Status::SourceUnreachable));
+}
+
+#[test]
+fn pulling_links_close_when_idle() {
+    let mut pair = Pair::new(1);
+    for _ in 0..3 {
+        let pull = pair.pull(0, 4);
+        pair.report(pull).expect("pulled");
+    }
+    assert_eq!(pair.wires.len(), 1, "one link serves all");
+    pair.target.pass(Duration::from_secs(30));
+    assert!(matches!(pair.target.closed.as_slice(), [(_, CloseReason::Idle)]));
+    assert_eq!(pair.target.engines[0].poll_timeout(), None);
+}
