@@ -1,7 +1,7 @@
 //! `brickd`: formats a brick's directory, or serves it.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -162,7 +162,8 @@ const _: () = assert!(POOL_MIB_MIN << 20 >= 4 * DATA_BYTES_MAX);
 fn main() -> ExitCode {
     let command = Command::parse();
     let filter = EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let result = match command.action {
         Action::Format(arguments) => format(&arguments),
         Action::Run(arguments) => run(&arguments),
