@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use brick_wire::body::{Pull, PullReport};
+use brick_wire::body::{Pull, PullRead, PullReport};
 use brick_wire::cursor::Body;
-use brick_wire::handshake::Hello;
+use brick_wire::handshake::{Hello, PeerKind};
 use brick_wire::*;
 
 use super::harness::*;
@@ -228,6 +228,39 @@ fn pulling_checks_the_source() {
     pair.carry();
     assert_eq!(pair.report(fenced), Err(Status::StaleEpoch));
     assert!(pair.target.files.is_empty());
+}
+
+#[test]
+fn pulling_one_block_twice_at_once_is_ordered() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.source.hold = |request| matches!(request, DiskRequest::Read { .. });
+    let first = pair.pull(0, 4);
+    let second = pair.pull(2, 4);
+    assert_eq!(pair.source.held.len(), 1, "the second doesn't even ask");
+    pair.source.release();
+    pair.carry();
+    assert_eq!(pair.report(first).expect("pulled").written_blocks, 4);
+    assert_eq!(pair.report(second).expect("pulled").written_blocks, 0);
+}
+
+#[test]
+fn pulling_the_source_answers_only_bricks_that_mean_this_life_of_it() {
+    let mut pair = Pair::new(1);
+    let hello = Hello { kind: PeerKind::Brick, ..client_hello(0, BOB, 1) };
+    let brick = pair.source.hello(hello);
+    pair.source.attach(brick);
+    let header = Header { epoch: EPOCH, blocks: BlockRange::new(0, 1), ..request(Opcode::PullRead) };
+    let now = config(0, 0, 1).incarnation;
+    let boot = BootUuid::from_bytes([8; 16]);
+    let mut ask = |id, incarnation, hashes| {
+        let body = PullRead { incarnation, hashes };
+        pair.source.ask(id, header, body.to_bytes(), None).expect("answered").header.status
+    };
+    assert_eq!(ask(brick, now, vec![]), Status::Ok);
+    assert_eq!(ask(brick, Incarnation { boot, ..now }, vec![]), Status::WrongIncarnation);
+    assert_eq!(ask(brick, now, vec![1, 2]), Status::Invalid, "a hash per block or none");
+    assert_eq!(ask(pair.source_client, now, vec![]), Status::Invalid);
 }
 
 #[test]
