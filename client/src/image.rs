@@ -213,6 +213,23 @@ impl Image {
         Ok(extents)
     }
 
+    /// Completes when the image can't be served any more (another client took it over, or unflushed writes
+    /// were lost with the bricks' power), with the reason.
+    pub async fn ended(&self) -> GroupError {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let sender = Rc::new(Cell::new(Some(sender)));
+        for session in &self.inner.sessions {
+            let (session, sender) = (session.clone(), sender.clone());
+            monoio::spawn(async move {
+                let error = session.ended().await;
+                if let Some(sender) = sender.take() {
+                    let _nobody_waits = sender.send(error);
+                }
+            });
+        }
+        receiver.await.unwrap_or(GroupError::Closed)
+    }
+
     /// Flushes and gives the image back; everything fails afterwards.
     pub async fn close(&self) -> Result<(), ImageError> {
         if self.inner.closed.replace(true) {

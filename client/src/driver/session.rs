@@ -32,6 +32,8 @@ struct Shared {
     rearm: Notify,
     stopped: Cell<bool>,
     pumping: Cell<bool>,
+    /// Told when the group ends: fenced, lost, closed.
+    ended: Notify,
 }
 
 impl Session {
@@ -57,6 +59,7 @@ impl Session {
             rearm: Notify::new(),
             stopped: Cell::new(false),
             pumping: Cell::new(false),
+            ended: Notify::new(),
         });
         for (index, brick) in bricks.into_iter().enumerate() {
             let config =
@@ -102,6 +105,17 @@ impl Session {
         let result = receiver.await.unwrap_or(Err(GroupError::Closed));
         self.stop();
         result
+    }
+
+    /// Completes when the group can't serve any more, with the reason.
+    pub(crate) async fn ended(&self) -> GroupError {
+        loop {
+            let told = self.shared.ended.notified();
+            if let Some(error) = self.shared.group.borrow().ended() {
+                return error.clone();
+            }
+            told.await;
+        }
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
@@ -169,6 +183,9 @@ impl Shared {
             }
         }
         self.pumping.set(false);
+        if self.group.borrow().ended().is_some() {
+            self.ended.notify_one();
+        }
         let due = self.group.borrow().poll_timeout();
         if let Some(due) = due
             && self.armed.get().is_none_or(|armed| due < armed)

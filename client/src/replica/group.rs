@@ -147,6 +147,14 @@ impl Group {
         self.record.as_ref().map_or(0, |record| record.size_bytes)
     }
 
+    /// Why the group serves no more, if so.
+    pub fn ended(&self) -> Option<&GroupError> {
+        match &self.phase {
+            Phase::Ended(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// The shards known to exist, once the list is complete: everything else reads as zeros.
     pub fn existing_shards(&self) -> Option<&BTreeSet<ShardIndex>> {
         self.existing.as_ref()

@@ -1,0 +1,205 @@
+//! The command line. Every command has an example in its help.
+
+use std::path::PathBuf;
+
+use brick_client::{BrickSpec, ImageName, Role};
+use brickctl::size::parse_size;
+use brickctl::source::SourceFormat;
+use clap::{Args, Parser, Subcommand};
+
+/// Manages brick volumes and the images on them.
+#[derive(Parser, Debug)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    /// The volume file that `volume create` wrote
+    #[arg(short = 'v', long = "volume", global = true, value_name = "FILE.toml", env = "BRICK_VOLUME")]
+    pub volume: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Creates volumes and shows how their bricks are
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Creates, lists, removes, imports and exports images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Shows which copies are good and brings the others back
+    #[command(subcommand)]
+    Heal(HealCommand),
+    /// Serves an image over NBD until SIGTERM or SIGINT
+    #[command(after_help = "Example:\n  brickctl -v vms.toml nbd vm1 --socket /run/vm1.sock\n  \
+                            qemu-system-x86_64 -drive driver=nbd,path=/run/vm1.sock,if=virtio …")]
+    Nbd(NbdArguments),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VolumeCommand {
+    /// Makes freshly formatted, running bricks into a volume and writes its file
+    #[command(after_help = "Example:\n  brickctl volume create vms.toml \
+                            --group data=10.0.0.1:7070,data=10.0.0.2:7070,arbiter=10.0.0.3:7070")]
+    Create {
+        /// The volume file to write
+        file: PathBuf,
+        /// A replica group: ROLE=HOST:PORT of each brick; 2 data + 1 arbiter, 3 data, or 2 data
+        #[arg(long = "group", required = true, value_parser = parse_group, value_name = "ROLE=H:P,…")]
+        groups: Vec<GroupArgument>,
+    },
+    /// Asks every brick how it is
+    #[command(after_help = "Example:\n  brickctl -v vms.toml volume status --json")]
+    Status {
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ImageCommand {
+    /// Creates an image that reads as zeros
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image create vm1 --size 20G")]
+    Create {
+        /// Name of the new image
+        name: ImageName,
+        /// Size, e.g. 20G, 512MiB or bytes; a multiple of 4096
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+        /// Size of a shard, a power of two from 1M to 64M
+        #[arg(long, value_parser = parse_size, default_value = "4M")]
+        shard_size: u64,
+    },
+    /// Lists all images
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image ls")]
+    Ls {
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows an image's attributes
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image stat vm1")]
+    Stat {
+        /// Which image
+        name: ImageName,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes an image and its data
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image rm vm1")]
+    Rm {
+        /// Which image
+        name: ImageName,
+    },
+    /// Copies a raw or qcow2 file into an image, keeping holes; creates the image if it doesn't exist
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image import debian-12.qcow2 vm1")]
+    Import {
+        /// The file to read
+        file: PathBuf,
+        /// The image to write: a new one, or one without data that is large enough
+        name: ImageName,
+        /// What the file is, if it should not be guessed
+        #[arg(long, value_enum)]
+        format: Option<FormatArgument>,
+        /// Write into an image that holds data
+        #[arg(long)]
+        overwrite: bool,
+        /// Size of a shard of a new image
+        #[arg(long, value_parser = parse_size, default_value = "4M")]
+        shard_size: u64,
+        /// Fence a client that has the image open
+        #[arg(long)]
+        takeover: bool,
+    },
+    /// Copies an image into a raw file, keeping holes
+    #[command(after_help = "Example:\n  brickctl -v vms.toml image export vm1 vm1.raw")]
+    Export {
+        /// The image to read
+        name: ImageName,
+        /// The file to write
+        file: PathBuf,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+        /// Fence a client that has the image open
+        #[arg(long)]
+        takeover: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum HealCommand {
+    /// Shows the state of every copy
+    #[command(after_help = "Example:\n  brickctl -v vms.toml heal status vm1 --json")]
+    Status {
+        /// Which image; all if left out
+        name: Option<ImageName>,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Brings every copy up to date and says what that took
+    #[command(after_help = "Example:\n  brickctl -v vms.toml heal run vm1")]
+    Run {
+        /// Which image; all if left out
+        name: Option<ImageName>,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct NbdArguments {
+    /// Which image
+    pub name: ImageName,
+    /// Listen on a unix socket
+    #[arg(long, required_unless_present = "listen", conflicts_with = "listen")]
+    pub socket: Option<PathBuf>,
+    /// Listen on TCP; anybody who can connect can read and write
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Fence a client that has the image open
+    #[arg(long)]
+    pub takeover: bool,
+    /// Refuse writes
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum FormatArgument {
+    /// Bytes as they are
+    Raw,
+    /// QEMU's copy-on-write format
+    Qcow2,
+}
+
+impl From<FormatArgument> for SourceFormat {
+    fn from(format: FormatArgument) -> SourceFormat {
+        match format {
+            FormatArgument::Raw => SourceFormat::Raw,
+            FormatArgument::Qcow2 => SourceFormat::Qcow2,
+        }
+    }
+}
+
+/// The bricks of one `--group`.
+#[derive(Clone, Debug)]
+pub struct GroupArgument(pub Vec<BrickSpec>);
+
+fn parse_group(text: &str) -> Result<GroupArgument, String> {
+    let brick = |part: &str| {
+        let (role, address) = part
+            .split_once('=')
+            .ok_or_else(|| format!("{part:?} is not ROLE=HOST:PORT; write e.g. data=10.0.0.1:7070"))?;
+        let role = match role {
+            "data" => Role::Data,
+            "arbiter" => Role::Arbiter,
+            _ => return Err(format!("{role:?} is no role; use data or arbiter")),
+        };
+        Ok(BrickSpec { role, address: address.to_owned() })
+    };
+    text.split(',').map(brick).collect::<Result<_, _>>().map(GroupArgument)
+}

@@ -1,0 +1,151 @@
+//! `heal status` and `heal run`.
+
+use brick_client::{BrickState, HealthState, ImageHealth, Volume};
+use serde::Serialize;
+
+use crate::args::HealCommand;
+use crate::error::Error;
+use crate::output::{block_bar, bytes, print_json, table};
+
+pub async fn run(volume: &Volume, command: HealCommand) -> Result<(), Error> {
+    match command {
+        HealCommand::Status { name, json } => {
+            let images = volume.heal_status(name.as_ref()).await?;
+            if json {
+                print_json(&StatusJson { images: images.iter().map(ImageJson::from).collect() });
+            } else {
+                images.iter().for_each(print_health);
+            }
+            Ok(())
+        }
+        HealCommand::Run { name, json } => {
+            let bar = block_bar("healing".to_owned());
+            let outcomes = volume
+                .heal_run(name.as_ref(), |progress| {
+                    bar.set_message(format!("healing {}", progress.name));
+                    bar.set_length(progress.healed_blocks + progress.left_blocks);
+                    bar.set_position(progress.healed_blocks);
+                })
+                .await;
+            bar.finish_and_clear();
+            let outcomes: Vec<OutcomeJson> = outcomes?.into_iter().map(OutcomeJson::from).collect();
+            if json {
+                print_json(&RunJson { images: outcomes });
+            } else {
+                for outcome in outcomes {
+                    println!(
+                        "{}: healed {} blocks ({}), {} over the network, in {:.1} s",
+                        outcome.image,
+                        outcome.healed_blocks,
+                        bytes(outcome.healed_bytes),
+                        bytes(outcome.wire_bytes),
+                        outcome.seconds
+                    );
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StatusJson {
+    images: Vec<ImageJson>,
+}
+
+#[derive(Serialize)]
+struct ImageJson {
+    image: String,
+    state: &'static str,
+    epoch: u64,
+    bricks: Vec<BrickJson>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct BrickJson {
+    brick: String,
+    role: String,
+    state: &'static str,
+    dirty_blocks: u64,
+    dirty_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct RunJson {
+    images: Vec<OutcomeJson>,
+}
+
+#[derive(Serialize)]
+struct OutcomeJson {
+    image: String,
+    healed_blocks: u64,
+    healed_bytes: u64,
+    compared_blocks: u64,
+    wire_bytes: u64,
+    seconds: f64,
+}
+
+impl From<brick_client::HealOutcome> for OutcomeJson {
+    fn from(outcome: brick_client::HealOutcome) -> OutcomeJson {
+        OutcomeJson {
+            healed_bytes: outcome.healed_bytes(),
+            image: outcome.name,
+            healed_blocks: outcome.healed_blocks,
+            compared_blocks: outcome.compared_blocks,
+            wire_bytes: outcome.wire_bytes,
+            seconds: outcome.seconds,
+        }
+    }
+}
+
+impl From<&ImageHealth> for ImageJson {
+    fn from(health: &ImageHealth) -> ImageJson {
+        let brick = |brick: &brick_client::BrickHealth| BrickJson {
+            brick: brick.address.clone(),
+            role: brick.role.to_string(),
+            state: brick_state(brick.state),
+            dirty_blocks: brick.dirty_blocks,
+            dirty_bytes: brick.dirty_bytes(),
+        };
+        ImageJson {
+            image: health.name.clone(),
+            state: image_state(health.state),
+            epoch: health.epoch.counter,
+            bricks: health.bricks.iter().map(brick).collect(),
+            reason: health.reason.clone(),
+        }
+    }
+}
+
+fn print_health(health: &ImageHealth) {
+    let reason = if health.reason.is_empty() { String::new() } else { format!(": {}", health.reason) };
+    println!("{} {} at epoch {}{reason}", health.name, image_state(health.state), health.epoch.counter);
+    let rows = health.bricks.iter().map(|brick| {
+        let dirty = match brick.dirty_blocks {
+            0 => String::new(),
+            blocks => format!("{blocks} blocks ({}) to heal", bytes(brick.dirty_bytes())),
+        };
+        vec![brick.address.clone(), brick.role.to_string(), brick_state(brick.state).to_owned(), dirty]
+    });
+    print!("{}", table(&["BRICK", "ROLE", "STATE", ""], rows));
+}
+
+fn image_state(state: HealthState) -> &'static str {
+    match state {
+        HealthState::Healthy => "healthy",
+        HealthState::Degraded => "degraded",
+        HealthState::Healing => "healing",
+        HealthState::NoQuorum => "no_quorum",
+        HealthState::NoGoodCopy => "no_good_copy",
+    }
+}
+
+fn brick_state(state: BrickState) -> &'static str {
+    match state {
+        BrickState::InSync => "in_sync",
+        BrickState::Stale => "stale",
+        BrickState::Offline => "offline",
+    }
+}

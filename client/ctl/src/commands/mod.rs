@@ -1,0 +1,40 @@
+//! One file per group of commands; this one picks.
+
+mod heal;
+mod image;
+mod nbd;
+mod transfer;
+mod volume;
+
+use brick_client::{Volume, VolumeConfig};
+
+use crate::args::{Arguments, Command, VolumeCommand};
+use crate::error::Error;
+use crate::signals;
+
+/// Runs a command to its end.
+pub async fn run(arguments: Arguments) -> Result<(), Error> {
+    if !matches!(arguments.command, Command::Nbd(_)) {
+        signals::unblock();
+    }
+    let path = arguments.volume;
+    let open = || {
+        let path = path.as_deref().ok_or(Error::NoVolume)?;
+        let config = VolumeConfig::load(path).map_err(brick_client::VolumeError::from)?;
+        Ok::<_, Error>(Volume::new(config, &client_name()))
+    };
+    match arguments.command {
+        Command::Volume(VolumeCommand::Create { file, groups }) => {
+            volume::create(&file, groups, &client_name()).await
+        }
+        Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
+        Command::Image(command) => image::run(&open()?, command).await,
+        Command::Heal(command) => heal::run(&open()?, command).await,
+        Command::Nbd(arguments) => nbd::serve(&open()?, arguments).await,
+    }
+}
+
+/// Who we are in the bricks' logs.
+fn client_name() -> String {
+    format!("brickctl (pid {})", std::process::id())
+}
