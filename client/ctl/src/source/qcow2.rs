@@ -36,7 +36,7 @@ impl fmt::Debug for Qcow2Image {
 impl Qcow2Image {
     /// Opens the image read-only, and its backing and data files, found relative to it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        refuse_encrypted(path)?;
+        // The gate sees this file too.
         let image = Qcow2::<ImageFile>::builder_path(path).open(Gate { depth: 1 })?;
         Ok(Self { access: FormatAccess::new(image) })
     }
