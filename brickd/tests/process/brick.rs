@@ -98,10 +98,10 @@ impl Brick {
         panic!("the brick doesn't stop");
     }
 
-    /// Makes it the only member of its group.
-    pub fn stamp(&self) {
+    /// Makes it a member of a group of data bricks.
+    pub fn stamp(&self, members: &[BrickUuid]) {
         let mut client = Client::connect(&self.address, &hello(PeerKind::Operator, 0, 1)).unwrap();
-        let stamp = Stamp { volume: volume(), group: 0, role: Role::Data, members: vec![self.uuid] };
+        let stamp = Stamp { volume: volume(), group: 0, role: Role::Data, members: members.to_vec() };
         let reply = client.ask(Header::request(Opcode::Stamp, RequestId(0)), stamp.to_bytes(), &[]);
         assert_eq!(reply.header.status, Status::Ok);
     }
@@ -196,18 +196,18 @@ impl Client {
         reply
     }
 
-    /// Prepares and accepts a record that makes this session the holder.
-    pub fn hold(&mut self, epoch: Epoch) {
+    /// Prepares and accepts a record that makes this session the holder and the first member good.
+    pub fn hold(&mut self, epoch: Epoch, members: &[(BrickUuid, Incarnation)]) {
         let promised = self.ask(Header { epoch, ..request(Opcode::RegisterPrepare) }, key().to_bytes(), &[]);
         assert_eq!(promised.header.status, Status::Ok);
-        let member = Member { brick: self.welcome.brick, incarnation: self.welcome.incarnation };
+        let members = members.iter().map(|&(brick, incarnation)| Member { brick, incarnation }).collect();
         let record = EpochRecord {
             epoch,
             holder: SESSION,
             kind: RecordKind::Client,
             in_sync: BrickSet::only(BrickIndex(0)),
             membership_version: 1,
-            members: vec![member],
+            members,
             size_bytes: 64 << 20,
             operation: OperationUuid::from_bytes([3; 16]),
         };
@@ -215,6 +215,11 @@ impl Client {
         let entry = RegisterEntry { key: key(), state };
         let accepted = self.ask(Header { epoch, ..request(Opcode::RegisterAccept) }, entry.to_bytes(), &[]);
         assert_eq!(accepted.header.status, Status::Ok);
+    }
+
+    /// The brick at the other end, as it is named in a record.
+    pub fn brick(&self) -> (BrickUuid, Incarnation) {
+        (self.welcome.brick, self.welcome.incarnation)
     }
 
     pub fn register(&mut self) -> RegisterState {

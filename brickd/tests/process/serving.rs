@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::brick::*;
+use brick_wire::body::{Pull, PullReport};
+use brick_wire::cursor::Body;
 use brick_wire::handshake::PeerKind;
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::placement::{core_of, lane_of};
@@ -28,10 +30,10 @@ fn what_was_acknowledged_survives() {
     let directory = parent.path().join("brick");
     format(&directory, "data");
     let Some(brick) = Brick::start(&directory, &["--cores", "1"]) else { return };
-    brick.stamp();
+    brick.stamp(&[brick.uuid]);
     let mut client = brick.attach(0, 2);
     let first_start = client.welcome.incarnation.start;
-    client.hold(EPOCH);
+    client.hold(EPOCH, &[client.brick()]);
     assert_eq!(client.ping(EPOCH), Status::Ok);
     let shard = ShardIndex(3);
     assert_eq!(client.read(EPOCH, shard, 0, 4), vec![0; 4 * BLOCK_SIZE]);
@@ -68,8 +70,9 @@ fn every_core_serves_its_lanes() {
     let directory = parent.path().join("brick");
     format(&directory, "data");
     let Some(brick) = Brick::start(&directory, &["--cores", &cores.to_string()]) else { return };
-    brick.stamp();
-    brick.attach(0, 2).hold(EPOCH);
+    brick.stamp(&[brick.uuid]);
+    let mut client = brick.attach(0, 2);
+    client.hold(EPOCH, &[client.brick()]);
     for core in 0..cores {
         let mut client = brick.attach(core, 2);
         for shard in shards_on(core, cores).take(4) {
@@ -89,9 +92,9 @@ fn a_deep_queue_completes() {
     let directory = parent.path().join("brick");
     format(&directory, "data");
     let Some(brick) = Brick::start(&directory, &["--cores", "1", "--pool-mib", "4"]) else { return };
-    brick.stamp();
+    brick.stamp(&[brick.uuid]);
     let mut client = brick.attach(0, 2);
-    client.hold(EPOCH);
+    client.hold(EPOCH, &[client.brick()]);
     let mut sender = client.second_hand();
     let sizes = [1usize, 256, 3, 64, 17, 2, 128, 4];
     let writes: Vec<(ShardIndex, usize)> =
@@ -124,7 +127,7 @@ fn bad_peers_hurt_only_themselves() {
     let directory = parent.path().join("brick");
     format(&directory, "data");
     let Some(brick) = Brick::start(&directory, &["--cores", "1"]) else { return };
-    brick.stamp();
+    brick.stamp(&[brick.uuid]);
     let mut good = brick.attach(0, 2);
 
     let connect = || {
@@ -174,8 +177,48 @@ fn bad_peers_hurt_only_themselves() {
     assert!(reason.contains("volume"), "{reason}");
 
     assert_eq!(good.ping(Epoch::ZERO), Status::Ok);
-    good.hold(EPOCH);
+    good.hold(EPOCH, &[good.brick()]);
     assert_eq!(good.write(EPOCH, ShardIndex(0), 0, &pattern(1, 256)), Status::Ok);
+}
+
+/// brick: one that missed writes fetches them from the other, which it dials by name.
+#[test]
+fn a_stale_brick_pulls_from_a_good_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let start = |name: &str| {
+        let directory = parent.path().join(name);
+        format(&directory, "data");
+        Brick::start(&directory, &["--cores", "1"])
+    };
+    let (Some(good), Some(stale)) = (start("good"), start("stale")) else { return };
+    let members = [good.uuid, stale.uuid];
+    good.stamp(&members);
+    stale.stamp(&members);
+    let (mut source, mut target) = (good.attach(0, 2), stale.attach(0, 2));
+    let record = [source.brick(), target.brick()];
+    source.hold(EPOCH, &record);
+    target.hold(EPOCH, &record);
+    let shard = ShardIndex(1);
+    assert_eq!(source.write(EPOCH, shard, 0, &pattern(1, 256)), Status::Ok);
+    assert_eq!(target.write(EPOCH, shard, 0, &pattern(1, 100)), Status::Ok);
+    assert_eq!(target.write(EPOCH, shard, 100, &pattern(2, 156)), Status::Ok);
+
+    let (uuid, incarnation) = source.brick();
+    let address = good.address.replace("127.0.0.1", "localhost");
+    let blocks = BlockSet::from(BlockRange::new(0, 256));
+    let pull = |address: String| Pull { source: uuid, incarnation, address, blocks: blocks.clone() };
+    let header = Header { epoch: EPOCH, shard, ..request(Opcode::Pull) };
+    let reply = target.ask(header, pull(address).to_bytes(), &[]);
+    assert_eq!(reply.header.status, Status::Ok);
+    let report = PullReport::from_bytes(&reply.aux).unwrap();
+    assert_eq!((report.compared_blocks, report.written_blocks), (256, 156));
+    assert_eq!(target.read(EPOCH, shard, 0, 256), pattern(1, 256));
+
+    for nowhere in ["127.0.0.1:1", "no-such-host.invalid:1"] {
+        let reply = target.ask(header, pull(nowhere.to_owned()).to_bytes(), &[]);
+        assert_eq!(reply.header.status, Status::SourceUnreachable, "{nowhere}");
+    }
+    assert!(good.terminate().success() && stale.terminate().success());
 }
 
 /// brick: a connection that says nothing is closed after ten seconds.
@@ -200,9 +243,9 @@ fn an_idle_brick_sleeps() {
     let directory = parent.path().join("brick");
     format(&directory, "data");
     let Some(brick) = Brick::start(&directory, &[]) else { return };
-    brick.stamp();
+    brick.stamp(&[brick.uuid]);
     let mut client = brick.attach(0, 2);
-    client.hold(EPOCH);
+    client.hold(EPOCH, &[client.brick()]);
     assert_eq!(
         client.write(EPOCH, shards_on(0, client.welcome.cores).next().unwrap(), 0, &pattern(1, 1)),
         Status::Ok
