@@ -19,6 +19,8 @@ use crate::replica::{GroupError, Purpose};
 
 /// How often progress is looked at.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is tried to take an image that somebody holds: its holder may be dead.
+const TRY_PAUSE: Duration = Duration::from_secs(1);
 /// Without any progress for this long the heal is called stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
@@ -86,11 +88,8 @@ impl Volume {
         let started = Instant::now();
         let value = self.resolve(name).await?;
         let before = self.image_health(&value).await;
-        let sessions = match before.state {
-            HealthState::Healthy => Vec::new(),
-            _ => self.open_to_heal(&value).await?,
-        };
-        let result = self.watch_heal(&value, &before, watch).await;
+        let mut sessions = Vec::new();
+        let result = self.watch_heal(&value, &before, &mut sessions, watch).await;
         for session in &sessions {
             let closed = session.close().await;
             if result.is_ok() {
@@ -109,15 +108,18 @@ impl Volume {
         }
     }
 
-    /// Waits until every data brick is in sync.
+    /// Waits until every data brick is in sync. Nobody may hold the image, or a client that heals it by
+    /// itself, or one that died: so it is tried to be taken until somebody is at work.
     async fn watch_heal(
         &self,
         value: &ImageValue,
         before: &ImageHealth,
+        sessions: &mut Vec<Session>,
         watch: &mut impl FnMut(&HealProgress),
     ) -> Result<ImageHealth, VolumeError> {
         let mut last = (0, u64::MAX);
         let mut moved_at = Instant::now();
+        let mut tried_at = None;
         loop {
             let health = self.image_health(value).await;
             let healed = counters(&health).pulled_blocks.saturating_sub(counters(before).pulled_blocks);
@@ -137,6 +139,10 @@ impl Volume {
                     });
                 }
                 return Ok(health);
+            }
+            if sessions.is_empty() && tried_at.is_none_or(|at: Instant| at.elapsed() >= TRY_PAUSE) {
+                *sessions = self.open_to_heal(value).await?;
+                tried_at = Some(Instant::now());
             }
             if last != (healed, left) {
                 last = (healed, left);

@@ -164,7 +164,7 @@ impl Volume {
     pub async fn stat_image(&self, name: &ImageName) -> Result<ImageInfo, VolumeError> {
         let value = self.resolve(name).await?;
         let reached = self.reach_quorum(0).await?;
-        let record = reached.read(&RegisterKey::Epoch(value.image)).await?;
+        let record = reached.read_newest(&RegisterKey::Epoch(value.image)).await?;
         let record =
             EpochRecord::from_bytes(&record.ok_or_else(|| VolumeError::UnknownImage(name.clone()))?)?;
         Ok(ImageInfo {

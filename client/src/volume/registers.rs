@@ -175,9 +175,14 @@ impl Reached {
             .map_err(|source| VolumeError::BadAnswer { address: format!("brick {}", brick.0), source })
     }
 
-    /// The decided value of a register, linearizable: if a quorum doesn't agree on what was accepted last,
-    /// the value found is decided first.
-    pub(super) async fn read(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
+    /// The newest value that any voter accepted. For epoch records, which only their holder may decide.
+    pub(super) async fn read_newest(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
+        let newest = self.read_states(key).await?.into_iter().max_by_key(|state| state.accepted);
+        Ok(newest.filter(|state| state.accepted != Epoch::ZERO).map(|state| state.value))
+    }
+
+    /// What a quorum of voters holds of a register.
+    async fn read_states(&self, key: &RegisterKey) -> Result<Vec<RegisterState>, VolumeError> {
         let header = Header::request(Opcode::RegisterRead, RequestId(0));
         let (count, mut answers) = self.broadcast(header, &key.to_bytes());
         let mut states = Vec::new();
@@ -186,8 +191,15 @@ impl Reached {
                 states.push(self.state(brick, &frame)?);
             }
         }
-        let newest = states.iter().max_by_key(|state| state.accepted);
-        let Some(newest) = newest else { return Err(self.lost_quorum()) };
+        if states.len() * 2 > self.controls.len() { Ok(states) } else { Err(self.lost_quorum()) }
+    }
+
+    /// The decided value of a register, linearizable: if a quorum doesn't agree on what was accepted last,
+    /// the value found is decided first.
+    pub(super) async fn read(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
+        assert_ne!(key.kind(), RegisterKind::Epoch, "an epoch record is decided by its holder");
+        let states = self.read_states(key).await?;
+        let newest = states.iter().max_by_key(|state| state.accepted).expect("a quorum isn't empty");
         let agree = states.iter().filter(|state| state.accepted == newest.accepted).count();
         if agree * 2 > self.controls.len() {
             return Ok((newest.accepted != Epoch::ZERO).then(|| newest.value.clone()));
