@@ -130,6 +130,7 @@ impl Running {
             accepted: AtomicUsize::new(0),
             stopped: AtomicUsize::new(0),
             unclean: AtomicBool::new(false),
+            pool_warned: AtomicBool::new(false),
         });
         let cores = start_cores(configs, listener, options, &shared, &make_core)?;
         signals::watch(mailboxes).map_err(RunError::Thread)?;
@@ -250,11 +251,13 @@ fn build<C: Core>(
         Pool::try_new(pool_bytes).map_err(|errno| RunError::Core { core: index.0, source: errno.into() })?;
     let mut ring: Ring<Operation> = Ring::new()?;
     if config.role == Role::Data {
-        if let Err(error) = ring.register_pool(&pool) {
+        // The limit is the process's, so one warning is enough, whichever core meets it.
+        if let Err(error) = ring.register_pool(&pool)
+            && !shared.pool_warned.swap(true, Ordering::Relaxed)
+        {
             warn!(
-                "core {}: the {} MiB pool can't be registered with io_uring ({error}), which makes I/O slower: \
+                "pools of {} MiB a core can't be registered with io_uring ({error}), which makes I/O slower: \
                  raise LimitMEMLOCK in the unit file, or `ulimit -l`, to {} KiB",
-                index.0,
                 pool_bytes >> 20,
                 (pool_bytes >> 10) * usize::from(config.cores)
             );

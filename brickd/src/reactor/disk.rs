@@ -1,7 +1,7 @@
 //! Disk requests of one core as operations on its ring: transfers and syncs of open shard files, and the
 //! opening of shards.
 //!
-//! Opening is a little machine of its own ([`Opening`]): open, make the image's directory if that is what
+//! Opening is a little machine of its own (`Opening`): open, make the image's directory if that is what
 //! was missing, allocate the whole file if it is too short. A file that is too short was never written
 //! (no write enters before allocation is done), so completing it loses nothing, whoever left it short.
 //!
@@ -154,18 +154,17 @@ impl Disk {
         mut finished: DiskOperation,
         result: i32,
     ) -> Option<Outcome> {
-        let outcome = if result == -libc::EINTR || result == -libc::EAGAIN {
-            None
-        } else {
-            match &mut finished.state {
-                State::Open(opening) => self.advance_open(ring, opening, result),
-                State::Transfer { buffer, done, direction, .. } => {
-                    advance_transfer(buffer.len(), done, *direction, result)
-                }
-                State::Sync { .. } => Some(check(result).map(drop)),
-                // EIO and ENOSPC here are about earlier writes, which O_DIRECT has reported already.
-                State::Close => Some(Ok(())),
+        let again = result == -libc::EINTR || result == -libc::EAGAIN;
+        let outcome = match &mut finished.state {
+            // EIO and ENOSPC here are about earlier writes, which O_DIRECT has reported already; after EINTR
+            // the descriptor is closed as well, on Linux.
+            State::Close => Some(Ok(())),
+            _ if again => None,
+            State::Open(opening) => self.advance_open(ring, opening, result),
+            State::Transfer { buffer, done, direction, .. } => {
+                advance_transfer(buffer.len(), done, *direction, result)
             }
+            State::Sync { .. } => Some(check(result).map(drop)),
         };
         let Some(result) = outcome else {
             self.issue(ring, finished);

@@ -6,7 +6,7 @@
 //! periodic tick: an idle brick sleeps.
 //!
 //! - [`ring`], [`files`], [`disk`], [`helper`]: disk operations, on the ring and beside it.
-//! - [`connection`], [`receive`], [`send`], [`listen`], [`dial`], [`traffic`]: sockets and frames.
+//! - [`connection`], [`receive`], [`send`], `listen`, `dial`, `traffic`: sockets and frames.
 //! - [`cores`], [`mail`], [`signals`], [`clock`]: threads, what they say to each other, the way out.
 //!
 //! Peers may send anything and stop anywhere: that costs them their connection and nobody else anything. A
@@ -92,6 +92,8 @@ pub struct Shared {
     pub stopped: AtomicUsize,
     /// An engine could not stop cleanly.
     pub unclean: AtomicBool,
+    /// The operator was told that a pool can't be registered.
+    pub pool_warned: AtomicBool,
 }
 
 /// One core.

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::StoreError;
+use super::superblock;
 
 pub(super) const FILE_NAME: &str = "lock";
 
@@ -19,11 +20,12 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Locks a brick's directory, or says who has it. The directory must have a lock file: a missing one
-    /// means that it isn't a brick, and nothing is created in what isn't one.
+    /// Locks a brick's directory, or says who has it. Nothing is created in what isn't a brick.
     pub(super) fn acquire(directory: &Path) -> Result<DirectoryLock, StoreError> {
         let path = directory.join(FILE_NAME);
-        let file = match File::options().read(true).write(true).open(&path) {
+        let is_brick = directory.join(superblock::FILE_NAME).exists();
+        let opened = File::options().read(true).write(true).create(is_brick).truncate(false).open(&path);
+        let file = match opened {
             Ok(file) => file,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 let path = directory.to_owned();
