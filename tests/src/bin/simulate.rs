@@ -1,0 +1,122 @@
+//! Runs the simulator for many seeds, or replays one.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use brick_tests::sim::config::Switches;
+use brick_tests::sim::log::Recording;
+use brick_tests::sim::{Options, Summary, run};
+use clap::Parser;
+
+/// Runs a whole cluster in one thread from a seed, breaks things, and checks what every user sees.
+///
+/// Example: simulate --seeds 10000
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    start: u64,
+    /// Run this seed only
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Requests per seed
+    #[arg(long, default_value_t = Options::default().requests)]
+    steps: u32,
+    /// Threads
+    #[arg(long, default_value_t = 1)]
+    threads: u64,
+    /// Print everything that happens (with --seed)
+    #[arg(long)]
+    log: bool,
+    /// Stop after this many failures
+    #[arg(long, default_value_t = 10)]
+    failures: usize,
+    /// Let syncs fail, spoiling what they cover
+    #[arg(long)]
+    sync_errors: bool,
+    /// Let a killed brick start again without syncing what it had written
+    #[arg(long)]
+    unsynced_start: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let recording = if arguments.log { Recording::Print } else { Recording::Hash };
+    let switches = Switches { sync_errors: arguments.sync_errors, unsynced_start: arguments.unsynced_start };
+    let options = Options { requests: arguments.steps, recording, switches };
+    let (first, count) = match arguments.seed {
+        Some(seed) => (seed, 1),
+        None => (arguments.start, arguments.seeds),
+    };
+    if !arguments.log {
+        // A panic is reported with its seed; the message alone helps nobody.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let started = Instant::now();
+    let next = AtomicU64::new(first);
+    let results: Mutex<Totals> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    let summary = run(seed, options);
+                    let mut totals = results.lock().expect("no thread panics with it");
+                    totals.add(&summary, &arguments);
+                    if totals.failures >= arguments.failures {
+                        next.store(first + count, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let totals = results.into_inner().expect("no thread panics with it");
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{} seeds, {} failures, {} events, {} requests, {seconds:.1} s, {:.0} seeds/s",
+        totals.seeds,
+        totals.failures,
+        totals.events,
+        totals.completed,
+        totals.seeds as f64 / seconds
+    );
+    if totals.failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    seeds: u64,
+    failures: usize,
+    events: u64,
+    completed: u64,
+}
+
+impl Totals {
+    fn add(&mut self, summary: &Summary, arguments: &Arguments) {
+        self.seeds += 1;
+        self.events += summary.events;
+        self.completed += summary.completed;
+        let Some(failure) = &summary.failure else { return };
+        self.failures += 1;
+        let seed = summary.seed;
+        let mut replay = format!("scripts/simulate --seed {seed}");
+        if arguments.steps != Options::default().requests {
+            replay += &format!(" --steps {}", arguments.steps);
+        }
+        if arguments.sync_errors {
+            replay += " --sync-errors";
+        }
+        if arguments.unsynced_start {
+            replay += " --unsynced-start";
+        }
+        println!("FAILED {replay}: {failure}");
+    }
+}

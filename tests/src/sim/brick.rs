@@ -1,0 +1,222 @@
+//! The shell around the engines of one brick: what the reactor does in a real one.
+//!
+//! A brick has a disk, which lives on, and a process, which doesn't. Every start is another life with a
+//! higher start counter, possibly on another number of cores; a loss of power gives it another boot.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use brick_wire::decode::Frame as WireFrame;
+use brick_wire::placement::{core_of, lane_of};
+use brick_wire::{
+    BootUuid, BrickIndex, BrickUuid, CoreIndex, Header, Incarnation, Role, StartCounter, Timestamp,
+};
+use brickd::buffer::Pool;
+use brickd::engine::{ConnectionId, CoreMessage, Engine, EngineConfig, OperationId, PULL_POOL_BYTES, Peer};
+
+use super::agenda::Life;
+use super::config::Config;
+use super::disk::{Disk, FileKey};
+use super::disk_work::DiskWork;
+use super::network::{ConnectionKey, Side};
+
+/// Data bytes a connection may have outstanding: no limit that these small requests would reach.
+const CREDIT_BYTES: u32 = 1 << 20;
+/// Enough for the pulls of a brick's cores and for whatever arrives; touched only where used.
+const POOL_BYTES: usize = 4 * PULL_POOL_BYTES;
+
+/// A connection as the process sees it.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The network's name for it.
+    pub key: ConnectionKey,
+    /// Which end is ours.
+    pub side: Side,
+    /// The core that serves it.
+    pub core: Option<CoreIndex>,
+    /// The hello's header, to be answered.
+    pub hello: Option<Header>,
+    /// Admitted, and on its way to its core.
+    pub peer: Option<(CoreIndex, Peer)>,
+    /// Frames that arrived meanwhile.
+    pub held: VecDeque<WireFrame>,
+    /// It ended meanwhile.
+    pub ended: bool,
+}
+
+/// A brick's process.
+pub struct Process {
+    /// Which life this is.
+    pub life: Life,
+    /// One per core.
+    pub engines: Vec<Engine>,
+    /// Those that have stopped, and whether cleanly.
+    pub stopped: Vec<Option<bool>>,
+    /// When each engine's timer is due.
+    pub timers: Vec<Option<Timestamp>>,
+    /// Messages between cores, by sender and receiver.
+    pub messages: BTreeMap<(CoreIndex, CoreIndex), VecDeque<CoreMessage>>,
+    /// When the last of them arrives.
+    pub messages_due: BTreeMap<(CoreIndex, CoreIndex), Timestamp>,
+    /// Its connections.
+    pub endpoints: BTreeMap<ConnectionId, Endpoint>,
+    /// Open files, by core and slot.
+    pub slots: BTreeMap<(CoreIndex, u32), FileKey>,
+    /// Disk operations in flight.
+    pub work: BTreeMap<(CoreIndex, OperationId), DiskWork>,
+    /// It was told to stop.
+    pub stopping: bool,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "life {}, {} cores, {} operations", self.life, self.engines.len(), self.work.len())
+    }
+}
+
+/// One brick.
+#[derive(Debug)]
+pub struct Brick {
+    /// Its position in the group.
+    pub index: BrickIndex,
+    /// What it keeps.
+    pub role: Role,
+    /// What survives.
+    pub disk: Disk,
+    /// What doesn't.
+    pub process: Option<Process>,
+    /// Lives so far.
+    pub lives: Life,
+    /// Boots so far.
+    pub boots: u64,
+    /// When the present boot began.
+    pub booted_at: Timestamp,
+    /// The host is down until its process starts.
+    pub powered: bool,
+    /// Disk operations take this many times longer.
+    pub slowness: u32,
+    /// No new files.
+    pub full: bool,
+    /// An append to the register log failed in this life: the brick votes no more.
+    pub vote_lost: bool,
+    pool: Pool,
+}
+
+impl Brick {
+    /// A formatted, stamped brick that isn't running.
+    pub fn new(index: usize, role: Role, pool: Pool) -> Brick {
+        Brick {
+            index: BrickIndex(index as u8),
+            role,
+            disk: Disk::formatted(),
+            process: None,
+            lives: 0,
+            boots: 1,
+            booted_at: Timestamp::ZERO,
+            powered: true,
+            slowness: 1,
+            full: false,
+            vote_lost: false,
+            pool,
+        }
+    }
+
+    /// Its name.
+    pub fn uuid(&self) -> BrickUuid {
+        brick_uuid(usize::from(self.index.0))
+    }
+
+    /// The present life, as peers see it.
+    pub fn incarnation(&self) -> Incarnation {
+        let boot = u128::from(self.boots) << 8 | u128::from(self.index.0);
+        Incarnation { boot: BootUuid::from_bytes(boot.to_be_bytes()), start: StartCounter(self.lives) }
+    }
+
+    /// Starts the process on `cores` cores.
+    pub fn start(&mut self, config: &Config, cores: u16) {
+        assert!(self.process.is_none());
+        self.lives += 1;
+        self.powered = true;
+        self.vote_lost = false;
+        if !self.disk.clean && !config.switches.unsynced_start {
+            self.disk.sync_all();
+        }
+        let engines = (0..cores).map(|core| self.engine(config, CoreIndex(core), cores)).collect();
+        let count = usize::from(cores);
+        self.disk.clean = false;
+        self.disk.saved.clear();
+        self.process = Some(Process {
+            life: self.lives,
+            engines,
+            stopped: vec![None; count],
+            timers: vec![None; count],
+            messages: BTreeMap::new(),
+            messages_due: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            work: BTreeMap::new(),
+            stopping: false,
+        });
+    }
+
+    fn engine(&self, config: &Config, core: CoreIndex, cores: u16) -> Engine {
+        let own = |lane| core_of(lane, cores) == core;
+        let files = self.disk.files().filter(|key| own(key.0));
+        let shards = files.map(|(lane, image, shard)| {
+            assert_eq!(lane, lane_of(image, shard, config.lanes), "a shard lies in its lane");
+            (image, shard)
+        });
+        let saved = self.disk.saved.iter().filter(|(lane, _)| own(**lane));
+        let dirty = if self.disk.clean { saved.flat_map(|(_, maps)| maps.clone()).collect() } else { vec![] };
+        let engine_config = EngineConfig {
+            core,
+            cores,
+            lanes: config.lanes,
+            role: self.role,
+            brick: self.uuid(),
+            membership: self.disk.membership.clone(),
+            blank: self.disk.blank,
+            incarnation: self.incarnation(),
+            lease: config.lease,
+            credit_bytes: CREDIT_BYTES,
+            open_files_max: config.open_files_max,
+            registers: self.disk.registers(),
+            shards: shards.collect(),
+            dirty,
+            clean_start: self.disk.clean,
+        };
+        Engine::new(engine_config, self.pool.clone())
+    }
+
+    /// The process, if it is the one that `life` names.
+    pub fn process_of(&mut self, life: Life) -> Option<&mut Process> {
+        self.process.as_mut().filter(|process| process.life == life)
+    }
+
+    /// Memory for received payloads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// A pool for each of `count` bricks. Pools are kept for the next world of this thread: to map and clear
+/// their memory anew would cost more than a short run.
+pub fn pools(count: usize) -> Vec<Pool> {
+    thread_local! {
+        static POOLS: RefCell<Vec<Pool>> = const { RefCell::new(Vec::new()) };
+    }
+    POOLS.with_borrow_mut(|pools| {
+        // A world that panicked may have left slots in use.
+        pools.retain(|pool| pool.free_bytes() == POOL_BYTES);
+        while pools.len() < count {
+            pools.push(Pool::new(POOL_BYTES));
+        }
+        pools[..count].to_vec()
+    })
+}
+
+/// The name of the brick at a position.
+pub fn brick_uuid(index: usize) -> BrickUuid {
+    BrickUuid::from_bytes([0xb0 + index as u8; 16])
+}

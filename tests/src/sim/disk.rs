@@ -1,0 +1,201 @@
+//! The simulated disk of one brick: what survives a crash of the process, and what a loss of power.
+//!
+//! Writes land in a volatile cache that only a sync empties; a loss of power keeps or loses each of its
+//! blocks at random. A block is atomic, a write of several isn't. A sync that fails makes nothing durable
+//! and spoils what it covered: no later sync saves those bytes, as with Linux's page cache. New files are
+//! gone with the power unless their directory was synced. Registers and identity are durable when done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
+use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
+use brickd::engine::{Membership, SavedDirty};
+
+use super::content::Content;
+use super::random::Random;
+
+/// A shard's file.
+pub type FileKey = (LaneIndex, ImageUuid, ShardIndex);
+
+/// A block in the cache.
+#[derive(Clone, Copy, Debug)]
+struct Cached {
+    content: Content,
+    /// A sync that covered it failed.
+    spoiled: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    shard_bytes: u64,
+    /// Its directory entry is durable.
+    linked: bool,
+    durable: BTreeMap<u16, Content>,
+    cached: BTreeMap<u16, Cached>,
+}
+
+/// The blocks that a sync covers: those in the cache when it began.
+pub type Covered = Vec<(u16, Content)>;
+
+/// Everything that a brick keeps.
+#[derive(Debug, Default)]
+pub struct Disk {
+    files: BTreeMap<FileKey, File>,
+    registers: BTreeMap<RegisterKey, RegisterState>,
+    /// What `WriteIdentity` wrote last.
+    pub membership: Option<Membership>,
+    /// Whether the registers were lost (rule R2).
+    pub blank: bool,
+    /// Dirty maps of the last clean stop, by lane.
+    pub saved: BTreeMap<LaneIndex, Vec<SavedDirty>>,
+    /// Whether the last stop was clean.
+    pub clean: bool,
+}
+
+impl Disk {
+    /// The disk of a brick that has never run.
+    pub fn formatted() -> Disk {
+        Disk { clean: true, ..Disk::default() }
+    }
+
+    /// Whether a shard's file exists.
+    pub fn exists(&self, key: FileKey) -> bool {
+        self.files.contains_key(&key)
+    }
+
+    /// Length of a shard's file.
+    pub fn shard_bytes(&self, key: FileKey) -> Option<u64> {
+        self.files.get(&key).map(|file| file.shard_bytes)
+    }
+
+    /// The files, in order.
+    pub fn files(&self) -> impl Iterator<Item = FileKey> {
+        self.files.keys().copied()
+    }
+
+    /// Creates a file of zeros.
+    pub fn create(&mut self, key: FileKey, shard_bytes: u64) {
+        self.files.entry(key).or_insert_with(|| File { shard_bytes, ..File::default() });
+    }
+
+    /// What a read returns.
+    pub fn read(&self, key: FileKey, block: u16) -> Content {
+        let Some(file) = self.files.get(&key) else { return [0; 2] };
+        match file.cached.get(&block) {
+            Some(cached) => cached.content,
+            None => file.durable.get(&block).copied().unwrap_or_default(),
+        }
+    }
+
+    /// What is there after a loss of power at the worst.
+    pub fn durable(&self, key: FileKey, block: u16) -> Content {
+        let file = self.files.get(&key).filter(|file| file.linked);
+        file.and_then(|file| file.durable.get(&block)).copied().unwrap_or_default()
+    }
+
+    /// A block of a write reaches the cache. What it replaces may have reached the medium on its own.
+    pub fn write(&mut self, random: &mut Random, key: FileKey, block: u16, content: Content) {
+        let file = self.files.get_mut(&key).expect("written files exist");
+        if let Some(before) = file.cached.insert(block, Cached { content, spoiled: false })
+            && random.chance(0.3)
+        {
+            file.durable.insert(block, before.content);
+        }
+    }
+
+    /// A sync begins.
+    pub fn begin_sync(&self, key: FileKey) -> Covered {
+        let file = self.files.get(&key).expect("synced files exist");
+        let good = file.cached.iter().filter(|(_, cached)| !cached.spoiled);
+        good.map(|(block, cached)| (*block, cached.content)).collect()
+    }
+
+    /// A sync ends well.
+    pub fn end_sync(&mut self, key: FileKey, covered: &Covered) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        for (block, content) in covered {
+            file.durable.insert(*block, *content);
+            if file.cached.get(block).is_some_and(|cached| cached.content == *content) {
+                file.cached.remove(block);
+            }
+        }
+    }
+
+    /// A sync fails.
+    pub fn fail_sync(&mut self, key: FileKey, covered: &Covered) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        for (block, content) in covered {
+            if let Some(cached) = file.cached.get_mut(block)
+                && cached.content == *content
+            {
+                cached.spoiled = true;
+            }
+        }
+    }
+
+    /// A directory was synced.
+    pub fn link(&mut self, lane: LaneIndex, image: ImageUuid) {
+        for (key, file) in &mut self.files {
+            file.linked |= (key.0, key.1) == (lane, image);
+        }
+    }
+
+    /// Makes everything durable that no failed sync has spoiled, as `syncfs` does.
+    pub fn sync_all(&mut self) {
+        for file in self.files.values_mut() {
+            file.linked = true;
+            for (block, cached) in file.cached.extract_if(.., |_, cached| !cached.spoiled) {
+                file.durable.insert(block, cached.content);
+            }
+        }
+    }
+
+    /// Deletes an image's files in a lane.
+    pub fn remove(&mut self, lane: LaneIndex, image: ImageUuid) {
+        self.files.retain(|key, _| (key.0, key.1) != (lane, image));
+    }
+
+    /// Appends to the register log.
+    pub fn append(&mut self, entries: &[RegisterEntry]) {
+        for entry in entries {
+            self.registers.insert(entry.key.clone(), entry.state.clone());
+        }
+    }
+
+    /// All registers.
+    pub fn registers(&self) -> Vec<RegisterEntry> {
+        let registers = self.registers.iter();
+        registers.map(|(key, state)| RegisterEntry { key: key.clone(), state: state.clone() }).collect()
+    }
+
+    /// One register.
+    pub fn register(&self, key: &RegisterKey) -> Option<&RegisterState> {
+        self.registers.get(key)
+    }
+
+    /// The power goes: every block in the cache makes it or doesn't, and so does every new file.
+    pub fn lose_power(&mut self, random: &mut Random) {
+        let keep = random.pick(&[0.0, 0.5, 0.9]);
+        self.files.retain(|_, file| {
+            file.linked |= random.chance(keep);
+            for (block, cached) in std::mem::take(&mut file.cached) {
+                if random.chance(keep) && !cached.spoiled {
+                    file.durable.insert(block, cached.content);
+                }
+            }
+            file.linked
+        });
+    }
+
+    /// Blocks that a loss of power could take back.
+    pub fn volatile_blocks(&self) -> BTreeSet<(FileKey, u16)> {
+        let mut blocks = BTreeSet::new();
+        for (key, file) in &self.files {
+            blocks.extend(file.cached.keys().map(|block| (*key, *block)));
+            if !file.linked {
+                blocks.extend(file.durable.keys().map(|block| (*key, *block)));
+            }
+        }
+        blocks
+    }
+}

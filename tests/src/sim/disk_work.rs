@@ -1,0 +1,238 @@
+//! Disk operations in flight: what each does when it ends, and what becomes of it in a crash.
+
+use brick_wire::limits::BLOCK_SIZE;
+use brick_wire::{BrickIndex, CoreIndex, ImageUuid, LaneIndex};
+use brickd::buffer::Buffer;
+use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId};
+
+use super::brick::Brick;
+use super::config::Faults;
+use super::content;
+use super::disk::{Covered, FileKey};
+use super::random::Random;
+use super::world::World;
+
+/// Linux's EIO.
+const EIO: i32 = 5;
+
+/// What a request becomes once its slot is resolved.
+#[derive(Debug)]
+pub enum DiskWork {
+    /// Opens a file into a slot, creating it.
+    Open(u32, FileKey, u64, bool),
+    /// Fills the buffer from a block on.
+    Read(FileKey, u16, Buffer),
+    /// Writes the buffer from a block on.
+    Write(FileKey, u16, Buffer),
+    /// Makes these durable.
+    Sync(FileKey, Covered),
+    /// Makes new files durable.
+    SyncDirectory(LaneIndex, ImageUuid),
+    /// Whatever needs no preparation.
+    Other(DiskRequest),
+}
+
+impl World {
+    /// An engine starts a disk operation.
+    pub(super) fn start_disk_work(
+        &mut self,
+        brick: BrickIndex,
+        core: CoreIndex,
+        operation: OperationId,
+        request: DiskRequest,
+    ) {
+        let latency = self.config.disk_latency;
+        let state = &mut self.bricks[usize::from(brick.0)];
+        let work = prepare(state, core, request);
+        let delay = self.random.around(latency) * state.slowness;
+        let process = state.process.as_mut().expect("engines run in a process");
+        process.work.insert((core, operation), work);
+        let life = process.life;
+        self.agenda.after(delay, super::agenda::Happening::DiskDone(brick, life, core, operation));
+    }
+
+    /// A disk operation ends.
+    pub(super) fn end_disk_work(
+        &mut self,
+        brick: BrickIndex,
+        core: CoreIndex,
+        operation: OperationId,
+    ) -> Result<DiskOutput, DiskError> {
+        let faults = if self.faulty { self.config.faults } else { Faults::default() };
+        let state = &mut self.bricks[usize::from(brick.0)];
+        let process = state.process.as_mut().expect("checked by the caller");
+        let work = process.work.remove(&(core, operation)).expect("operations end once");
+        let result = finish(state, &mut self.random, &faults, core, work);
+        if let Err(error) = &result {
+            let who = format_args!("brick {}", brick.0);
+            self.log.line(self.agenda.now(), who, format_args!("disk operation {operation:?}: {error}"));
+        }
+        result
+    }
+
+    /// The process died: each of its operations may have been done or not.
+    pub(super) fn abandon_disk_work(&mut self, brick: BrickIndex) {
+        let state = &mut self.bricks[usize::from(brick.0)];
+        let process = state.process.as_mut().expect("a process dies");
+        for (_, work) in std::mem::take(&mut process.work) {
+            let disk = &mut state.disk;
+            match work {
+                DiskWork::Open(_, key, bytes, true) if self.random.chance(0.5) => disk.create(key, bytes),
+                DiskWork::Write(key, first, buffer) => {
+                    write_blocks(state, &mut self.random, key, first, &buffer, 0.5);
+                }
+                DiskWork::Sync(key, mut covered) => {
+                    covered.retain(|_| self.random.chance(0.5));
+                    disk.end_sync(key, &covered);
+                }
+                DiskWork::SyncDirectory(lane, image) if self.random.chance(0.5) => disk.link(lane, image),
+                DiskWork::Other(DiskRequest::AppendRegisters { entries }) => {
+                    let whole = self.random.index(entries.len() + 1);
+                    disk.append(&entries[..whole]);
+                }
+                DiskWork::Other(DiskRequest::WriteIdentity { membership, blank })
+                    if self.random.chance(0.5) =>
+                {
+                    disk.membership = membership;
+                    disk.blank = blank;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn prepare(brick: &mut Brick, core: CoreIndex, request: DiskRequest) -> DiskWork {
+    let process = brick.process.as_mut().expect("engines run in a process");
+    let file = |slot: u32| *process.slots.get(&(core, slot)).expect("slots in use are open");
+    match request {
+        DiskRequest::OpenShard { slot, lane, image, shard, shard_bytes, create } => {
+            DiskWork::Open(slot.0, (lane, image, shard), shard_bytes, create)
+        }
+        DiskRequest::Read { slot, offset_bytes, buffer } => {
+            DiskWork::Read(file(slot.0), (offset_bytes / BLOCK_SIZE as u64) as u16, buffer)
+        }
+        DiskRequest::Write { slot, offset_bytes, buffer } => {
+            DiskWork::Write(file(slot.0), (offset_bytes / BLOCK_SIZE as u64) as u16, buffer)
+        }
+        DiskRequest::SyncShard { slot } => {
+            let key = file(slot.0);
+            DiskWork::Sync(key, brick.disk.begin_sync(key))
+        }
+        DiskRequest::SyncDirectory { lane, image } => DiskWork::SyncDirectory(lane, image),
+        other => DiskWork::Other(other),
+    }
+}
+
+fn finish(
+    brick: &mut Brick,
+    random: &mut Random,
+    faults: &Faults,
+    core: CoreIndex,
+    work: DiskWork,
+) -> Result<DiskOutput, DiskError> {
+    match work {
+        DiskWork::Open(slot, key, shard_bytes, create) => {
+            open(brick, key, shard_bytes, create)?;
+            let process = brick.process.as_mut().expect("operations end in a process");
+            let taken = process.slots.insert((core, slot), key);
+            assert!(taken.is_none(), "a slot is free before a file is opened into it");
+            Ok(DiskOutput::Done)
+        }
+        DiskWork::Read(key, first, mut buffer) => {
+            if random.chance(faults.read_error) {
+                return Err(DiskError::Errno(EIO));
+            }
+            for (index, block) in buffer.chunks_exact_mut(BLOCK_SIZE).enumerate() {
+                content::fill(block, brick.disk.read(key, first + index as u16));
+            }
+            Ok(DiskOutput::Buffer(buffer))
+        }
+        DiskWork::Write(key, first, buffer) => {
+            if random.chance(faults.write_error) {
+                write_blocks(brick, random, key, first, &buffer, 0.5);
+                return Err(DiskError::Errno(EIO));
+            }
+            write_blocks(brick, random, key, first, &buffer, 1.0);
+            Ok(DiskOutput::Buffer(buffer))
+        }
+        DiskWork::Sync(key, covered) => {
+            if random.chance(faults.sync_error) {
+                brick.disk.fail_sync(key, &covered);
+                return Err(DiskError::Errno(EIO));
+            }
+            brick.disk.end_sync(key, &covered);
+            Ok(DiskOutput::Done)
+        }
+        DiskWork::SyncDirectory(lane, image) => {
+            brick.disk.link(lane, image);
+            Ok(DiskOutput::Done)
+        }
+        DiskWork::Other(request) => finish_other(brick, random, faults, core, request),
+    }
+}
+
+fn open(brick: &mut Brick, key: FileKey, shard_bytes: u64, create: bool) -> Result<(), DiskError> {
+    match brick.disk.shard_bytes(key) {
+        Some(found) if found == shard_bytes => Ok(()),
+        Some(found) => Err(DiskError::Length { found, expected: shard_bytes }),
+        None if !create => Err(DiskError::Errno(2)),
+        None if brick.full => Err(DiskError::NoSpace),
+        None => {
+            brick.disk.create(key, shard_bytes);
+            Ok(())
+        }
+    }
+}
+
+fn finish_other(
+    brick: &mut Brick,
+    random: &mut Random,
+    faults: &Faults,
+    core: CoreIndex,
+    request: DiskRequest,
+) -> Result<DiskOutput, DiskError> {
+    match request {
+        DiskRequest::CloseShard { slot } => {
+            let process = brick.process.as_mut().expect("operations end in a process");
+            process.slots.remove(&(core, slot.0)).expect("closed files are open");
+        }
+        DiskRequest::RemoveImage { lane, image } => brick.disk.remove(lane, image),
+        DiskRequest::AppendRegisters { entries } => {
+            if random.chance(faults.append_error) {
+                let whole = random.index(entries.len() + 1);
+                brick.disk.append(&entries[..whole]);
+                brick.vote_lost = true;
+                return Err(DiskError::Errno(EIO));
+            }
+            brick.disk.append(&entries);
+        }
+        DiskRequest::WriteIdentity { membership, blank } => {
+            brick.disk.membership = membership;
+            brick.disk.blank = blank;
+        }
+        DiskRequest::SaveDirty { lane, maps } => {
+            brick.disk.saved.insert(lane, maps);
+        }
+        DiskRequest::Space => return Ok(DiskOutput::Space { free_bytes: 1 << 40, used_bytes: 0 }),
+        _ => unreachable!("prepared above"),
+    }
+    Ok(DiskOutput::Done)
+}
+
+/// Writes each block with `probability`; a block is atomic.
+fn write_blocks(
+    brick: &mut Brick,
+    random: &mut Random,
+    key: FileKey,
+    first: u16,
+    buffer: &Buffer,
+    probability: f64,
+) {
+    for (index, block) in buffer.chunks_exact(BLOCK_SIZE).enumerate() {
+        let content = content::read(block).expect("payloads are what a client made");
+        if probability >= 1.0 || random.chance(probability) {
+            brick.disk.write(random, key, first + index as u16, content);
+        }
+    }
+}

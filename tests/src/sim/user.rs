@@ -1,0 +1,85 @@
+//! What users do while things break: open, read, write, flush, close, over and over.
+
+use std::time::Duration;
+
+use brick_client::replica::Purpose;
+use brick_wire::{BlockRange, ShardIndex};
+
+use super::agenda::Happening;
+use super::checker::What;
+use super::session::Session;
+use super::world::World;
+
+/// Longest range of one request.
+const BLOCKS_MAX: u64 = 4;
+
+impl World {
+    /// A client opens the image again, while there is work left.
+    pub(super) fn open_next(&mut self, client: usize) {
+        if self.clients[client].session.is_some() || self.requests_left == 0 {
+            return;
+        }
+        if self.clients[client].paused {
+            self.clients[client].deferred.push(Happening::Open(client));
+            return;
+        }
+        let workload = self.config.workload;
+        let takeover = self.random.chance(workload.takeover);
+        let heals = self.random.chance(workload.heal_agent);
+        let purpose = if heals { Purpose::Heal } else { Purpose::Client };
+        self.open(client, takeover && !heals, purpose);
+    }
+
+    /// A session's user does something.
+    pub(super) fn work(&mut self, session: &mut Session) {
+        if session.answers.is_some() || session.closed.is_some() {
+            return;
+        }
+        let workload = self.config.workload;
+        let enough = session.heals || session.requests >= workload.session_requests;
+        if enough || self.requests_left == 0 {
+            let heal_time = Duration::from_millis(self.random.within(1..=300));
+            if session.heals && session.requests == 0 {
+                session.requests = 1;
+                self.agenda.after(heal_time, Happening::Work(session.id));
+            } else {
+                let now = self.agenda.now();
+                session.group.handle_close(now);
+            }
+            return;
+        }
+        if (session.asked.len() as u32) < workload.depth {
+            self.requests_left -= 1;
+            let what = self.draw_request();
+            self.ask(session, what);
+        }
+        let pause = self.random.around(workload.think);
+        self.agenda.after(pause, Happening::Work(session.id));
+    }
+
+    fn draw_request(&mut self) -> What {
+        let workload = self.config.workload;
+        let shard = ShardIndex(self.random.below(u64::from(workload.shards)) as u32);
+        let first = self.random.below(u64::from(workload.blocks)) as u16;
+        let count = self.random.within(1..=BLOCKS_MAX.min(u64::from(workload.blocks - first))) as u16;
+        let blocks = BlockRange::new(first, count);
+        let fua = self.random.chance(workload.fua);
+        let weights = [workload.write, workload.read, workload.modify, workload.flush];
+        let mut draw = self.random.below(u64::from(weights.iter().sum::<u32>())) as u32;
+        let kind = weights.iter().position(|weight| {
+            let hit = draw < *weight;
+            draw = draw.saturating_sub(*weight);
+            hit
+        });
+        match kind.expect("the draw is below the sum") {
+            0 => What::Write { shard, blocks, half: None, tag: self.new_tag(count), fua },
+            1 => What::Read(shard, blocks),
+            2 => {
+                let blocks = BlockRange::new(first, 1);
+                let half = Some(self.random.index(2));
+                What::Write { shard, blocks, half, tag: self.new_tag(1), fua }
+            }
+            _ => What::Flush,
+        }
+    }
+}
