@@ -1,12 +1,10 @@
 //! Clients that break the protocol, or only try its edges. Each test ends by proving that the server
 //! still serves somebody else.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use support::{Behaviour, Counters, RawClient, TestServer, connect_unix};
+use crate::support::{Behaviour, Counters, RawClient, TestServer, connect_unix};
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;

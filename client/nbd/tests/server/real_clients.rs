@@ -1,13 +1,11 @@
 //! The clients people use: libnbd's tools, qemu's, and fio. A test whose tool isn't installed says so
 //! and passes; on a machine with all tools nothing is skipped.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::{Behaviour, Counters, TestServer};
+use crate::support::{Behaviour, Counters, TestServer};
 
 /// Runs a tool and returns its standard output; None if it isn't installed.
 fn run(tool: &str, arguments: &[&str]) -> Option<String> {

@@ -1,13 +1,11 @@
 //! What an honest client may rely on: concurrency, order of replies, durability flags, errors, and an
 //! orderly shutdown.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use crate::support::{Behaviour, Counters, TestServer, connect_tcp, connect_unix};
 use brick_nbd::{BindError, DeviceError, Server};
-use support::{Behaviour, Counters, TestServer, connect_tcp, connect_unix};
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -63,7 +61,7 @@ fn data_written_is_data_read_in_every_size() {
     }
 }
 
-fn round_trips<S: Read + Write>(mut client: support::RawClient<S>) {
+fn round_trips<S: Read + Write>(mut client: crate::support::RawClient<S>) {
     for (index, length) in [1, 511, 4096, 4097, 65536, 300_000, 1 << 20, 5 << 20, 3].into_iter().enumerate() {
         let offset_bytes = 12_345 + index as u64;
         let data: Vec<u8> = (0..length).map(|at| (at * 7 + index + 1) as u8).collect();

@@ -3,8 +3,6 @@
 //!
 //! [`MemoryDevice`] may inject: a delay per call, one error for all calls, and no other faults.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +30,6 @@ pub struct Counters {
     pub flushes: AtomicU64,
     pub trims: AtomicU64,
     pub zeroes: AtomicU64,
-    pub in_flight: AtomicU64,
     pub in_flight_max: AtomicU64,
 }
 
