@@ -246,8 +246,8 @@ impl Group {
             Phase::Serving if self.clean_due().is_some_and(|due| self.now >= due) => {
                 self.flush_in_background();
             }
-            Phase::Closing if self.operations.is_empty() && !self.flush.may_close => {
-                if self.flush.has_unflushed() {
+            Phase::Closing if self.operations.is_empty() && !self.flush.may_close && !self.is_cleaning() => {
+                if self.flush.has_unflushed() || (self.flush.stale_bits && self.can_clean()) {
                     self.flush_in_background();
                 } else {
                     self.flush.may_close = true;
@@ -260,13 +260,22 @@ impl Group {
 
     /// When bits should be cleaned; `None` if there are none, or they can't be.
     pub(super) fn clean_due(&self) -> Option<Timestamp> {
-        let in_sync = self.record.as_ref()?.in_sync;
-        let possible = matches!(self.phase, Phase::Serving)
-            && in_sync == self.config.data_bricks()
-            && in_sync.is_subset_of(self.ready())
-            && !self.flush.background
-            && self.suspect.is_empty();
+        let serving = matches!(self.phase, Phase::Serving);
+        let possible = serving && !self.flush.background && self.can_clean();
         (possible && self.flush.stale_bits).then(|| self.flush.last_clean + CLEAN_INTERVAL)
+    }
+
+    /// Whether a flush now would let bits be cleaned.
+    fn can_clean(&self) -> bool {
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        in_sync == self.config.data_bricks() && in_sync.is_subset_of(self.ready()) && self.suspect.is_empty()
+    }
+
+    /// Whether a brick hasn't answered a clean yet: the closed record's prepare would overtake it on the
+    /// other cores, and its bits would stay.
+    fn is_cleaning(&self) -> bool {
+        let cleaning = |brick| self.pending.any(brick, |purpose| purpose == Purpose::Clean);
+        self.linked().iter().any(cleaning)
     }
 
     fn flush_in_background(&mut self) {
