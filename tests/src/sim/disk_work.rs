@@ -1,5 +1,7 @@
 //! Disk operations in flight: what each does when it ends, and what becomes of it in a crash.
 
+use std::time::Duration;
+
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::{BrickIndex, CoreIndex, ImageUuid, LaneIndex};
 use brickd::buffer::Buffer;
@@ -12,6 +14,8 @@ use super::disk::{Covered, FileKey};
 use super::random::Random;
 use super::world::World;
 
+/// The slowest disk's slowest operation.
+const OPERATION_MAX: Duration = Duration::from_secs(2);
 /// Linux's EIO.
 const EIO: i32 = 5;
 
@@ -44,7 +48,7 @@ impl World {
         let latency = self.config.disk_latency;
         let state = &mut self.bricks[usize::from(brick.0)];
         let work = prepare(state, core, request);
-        let delay = self.random.around(latency) * state.slowness;
+        let delay = (self.random.around(latency) * state.slowness).min(OPERATION_MAX);
         let process = state.process.as_mut().expect("engines run in a process");
         process.work.insert((core, operation), work);
         let life = process.life;
