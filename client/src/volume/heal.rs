@@ -91,9 +91,11 @@ impl Volume {
         let mut sessions = Vec::new();
         let result = self.watch_heal(&value, &before, &mut sessions, watch).await;
         for session in &sessions {
-            let closed = session.close().await;
-            if result.is_ok() {
-                closed.map_err(|source| VolumeError::Image { name: value.name.clone(), source })?;
+            match session.close().await {
+                // A client that opened the image meanwhile heals it by itself.
+                Ok(()) | Err(GroupError::Fenced { .. }) => {}
+                Err(_) if result.is_err() => {}
+                Err(source) => return Err(VolumeError::Image { name: value.name.clone(), source }),
             }
         }
         let after = result?;
