@@ -12,6 +12,16 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     directory.sync_all().map_err(StoreError::io("sync", path))
 }
 
+/// Makes everything durable that was ever written to the file system of `path`.
+///
+/// A brick that was killed leaves completed writes that no flush covered, and its successor doesn't know to
+/// which files: were they left alone, a flush that the successor answers would not cover them (rule I7).
+pub(super) fn sync_file_system(path: &Path) -> Result<(), StoreError> {
+    let directory = File::open(path).map_err(StoreError::io("open", path))?;
+    rustix::fs::syncfs(&directory)
+        .map_err(|error| StoreError::io("sync the file system of", path)(error.into()))
+}
+
 /// Puts a file with this content at `path`, or leaves what was there: never a part of it.
 pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let parent = path.parent().expect("files of a brick are in its directory");

@@ -84,6 +84,9 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     }
     let (register_log, registers) = RegisterLog::open(path, found.identity.brick)?;
     let (clean_start, dirty) = load_dirty(path, &superblock);
+    if !clean_start && found.identity.role == Role::Data {
+        durable::sync_file_system(path)?;
+    }
     let scan = match found.identity.role {
         Role::Data => shards::scan(path, lanes)?,
         Role::Arbiter => shards::Scan::default(),
