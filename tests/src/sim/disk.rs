@@ -5,7 +5,7 @@
 //! and spoils what it covered: no later sync saves those bytes, as with Linux's page cache. New files are
 //! gone with the power unless their directory was synced. Registers and identity are durable when done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
@@ -185,17 +185,5 @@ impl Disk {
             }
             file.linked
         });
-    }
-
-    /// Blocks that a loss of power could take back.
-    pub fn volatile_blocks(&self) -> BTreeSet<(FileKey, u16)> {
-        let mut blocks = BTreeSet::new();
-        for (key, file) in &self.files {
-            blocks.extend(file.cached.keys().map(|block| (*key, *block)));
-            if !file.linked {
-                blocks.extend(file.durable.keys().map(|block| (*key, *block)));
-            }
-        }
-        blocks
     }
 }

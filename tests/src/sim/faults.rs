@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use brick_client::replica::State;
+use brick_wire::record::EpochRecord;
 use brick_wire::{BrickIndex, BrickSet, CoreIndex};
 use brickd::engine::Event;
 
@@ -109,23 +110,20 @@ impl World {
         self.checker.revert(now, &cells);
     }
 
-    /// The halves whose completed writes the rules allow this loss of power to undo: those that no other
-    /// brick of S has on a boot that goes on.
+    /// The halves whose completed writes the rules allow this loss of power to undo (I7, I12): those that no
+    /// other brick of S has on the boot that the record names.
     fn cells_at_risk(&self, brick: BrickIndex) -> Vec<Cell> {
         let others = self.witnesses(brick);
-        let disk = &self.bricks[usize::from(brick.0)].disk;
         let mut cells = Vec::new();
-        for (file, block) in disk.volatile_blocks() {
-            for half in 0..2 {
-                let cell = (file.2, block, half);
-                let Some(history) = self.checker.history(&cell) else { continue };
-                let kept = others.iter().any(|other| {
-                    let content = self.bricks[usize::from(other.0)].disk.read(file, block);
-                    Checker::has_certain(history, half, content)
-                });
-                if !kept {
-                    cells.push(cell);
-                }
+        for (cell, history) in self.checker.cells() {
+            let (shard, block, half) = *cell;
+            let file = self.file(shard);
+            let kept = others.iter().any(|other| {
+                let content = self.bricks[usize::from(other.0)].disk.read(file, block);
+                Checker::has_certain(history, half, content)
+            });
+            if !kept && history.certain() > history.flushed() {
+                cells.push(*cell);
             }
         }
         cells
@@ -135,9 +133,15 @@ impl World {
     /// a holder lives, a brick that it has lost sight of counts no more, as it is about to leave S.
     fn witnesses(&self, brick: BrickIndex) -> BrickSet {
         let records = self.records();
+        let running = |(record, _): &(EpochRecord, BrickSet)| -> BrickSet {
+            let named = |index: &BrickIndex| {
+                let boot = self.bricks[usize::from(index.0)].incarnation().boot;
+                record.members[usize::from(index.0)].incarnation.boot == boot
+            };
+            record.in_sync.iter().filter(named).collect()
+        };
         let both = |set: BrickSet, other: BrickSet| set.intersection(other);
-        let in_sync = records.iter().map(|(record, _)| record.in_sync);
-        let mut witnesses = in_sync.reduce(both).unwrap_or_default().without(brick);
+        let mut witnesses = records.iter().map(running).reduce(both).unwrap_or_default().without(brick);
         let holder = records.first().and_then(|(record, _)| self.sessions.get(&record.holder));
         if let Some(session) = holder {
             let report = session.group.report();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use brick_client::replica::{Group, Output, Purpose, State, UserRequest};
+use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserRequest};
 use brick_wire::{BlockRange, BrickIndex, SessionId};
 
 use super::agenda::Happening;
@@ -15,6 +15,14 @@ use super::world::World;
 
 /// Longest time for each step.
 const STEP_MAX: Duration = Duration::from_secs(60);
+
+/// How long the holder that kept an opener out may still do so.
+pub fn lease_left(error: &GroupError) -> Duration {
+    match error {
+        GroupError::Held { lease_left_ms, .. } => Duration::from_millis(u64::from(*lease_left_ms)),
+        _ => Duration::ZERO,
+    }
+}
 
 /// Why a step of the finale failed.
 pub type Failure = String;
@@ -55,7 +63,7 @@ impl World {
                 return Err(format!("the image can't be opened: {error}"));
             }
             self.drop_session(id, false);
-            self.run_for(Duration::from_millis(50));
+            self.run_for(Duration::from_millis(50) + lease_left(&error));
         }
     }
 

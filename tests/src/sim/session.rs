@@ -12,6 +12,7 @@ use super::agenda::Happening;
 use super::brick::brick_uuid;
 use super::checker::{Asked, Checker, What};
 use super::content;
+use super::finale::lease_left;
 use super::link::Link;
 use super::network::Side;
 use super::world::{IMAGE, SHARD_SHIFT, World};
@@ -263,8 +264,14 @@ impl World {
             && session.group.report().state == brick_client::replica::State::Fenced;
         if session.answers.is_none() && (session.is_over() || fatal) {
             let client = session.client;
+            let held = match &session.opened {
+                Some(Err(error)) => lease_left(error),
+                _ => Duration::ZERO,
+            };
             self.drop_session(id, false);
-            let pause = self.random.around(Duration::from_millis(20));
+            // Some wait as long as they were told, some try their luck.
+            let held = held * self.random.pick(&[0, 1, 1, 1]);
+            let pause = self.random.around(Duration::from_millis(20)) + held;
             self.agenda.after(pause, Happening::Open(client));
         }
     }
