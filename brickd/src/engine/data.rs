@@ -113,6 +113,7 @@ impl Engine {
         let Work::Write(WriteTask { durable, .. }) = task.work else { unreachable!("dispatched by kind") };
         let target = task.target;
         if let Err(status) = result {
+            self.blocks_torn(target.key, target.blocks);
             self.fail_task(token, status);
             return;
         }

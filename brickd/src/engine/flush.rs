@@ -238,6 +238,12 @@ impl Engine {
         }
     }
 
+    /// A write failed: any of its blocks may be in the file all the same, and a later comparison may find
+    /// them equal to another copy's. They need a sync like written ones, and prove nothing else.
+    pub(super) fn blocks_torn(&mut self, key: ShardKey, blocks: BlockRange) {
+        self.files.written(key, blocks);
+    }
+
     /// A shard's file is new.
     pub(super) fn shard_created(&mut self, key: ShardKey) {
         let lane = self.lane_of(key);

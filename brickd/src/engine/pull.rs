@@ -298,7 +298,13 @@ impl Engine {
         let job = self.pull_run(token).job;
         let buffer = match result {
             Ok(buffer) => buffer,
-            Err(status) => return self.fail_task(token, status),
+            Err(status) => {
+                if let Step::Write { pieces, .. } = &self.pull_run(token).step {
+                    let (blocks, _) = *pieces.front().expect("a piece was written");
+                    self.blocks_torn(key, blocks);
+                }
+                return self.fail_task(token, status);
+            }
         };
         if let Step::Write { pieces, .. } = &mut self.pull_run(token).step {
             let (blocks, _) = pieces.pop_front().expect("a piece was written");
