@@ -45,10 +45,9 @@ impl Group {
         if read.asked.is_some() {
             return;
         }
+        // Shards known not to exist are asked for, too: after a forced takeover our lease runs on by our own
+        // count, and only a brick that was fenced can tell that somebody else wrote there meanwhile.
         let failed = read.failed;
-        if self.existing.as_ref().is_some_and(|existing| !existing.contains(&shard)) {
-            return self.complete_read(key, None);
-        }
         let in_sync = self.record.as_ref().expect("serving").in_sync;
         let mut candidates = in_sync.intersection(self.ready()).difference(failed);
         if self.suspect.get(&shard).is_some_and(|suspect| suspect.intersects(blocks)) {
