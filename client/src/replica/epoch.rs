@@ -286,8 +286,13 @@ impl Group {
         record.epoch = ballot;
         record.operation = operation_of(ballot);
         for (index, member) in record.members.iter_mut().enumerate() {
-            if let Some(seen) = self.brick(BrickIndex(index as u8)).seen
+            let brick = BrickIndex(index as u8);
+            // Who lost writes with its boot is known by the boot that the record names: that stays until
+            // the brick is equal again or leaves S, or our successor would take it for a good copy.
+            let unequal = record.kind == RecordKind::Recovering || self.brick(brick).lost_memory;
+            if let Some(seen) = self.brick(brick).seen
                 && seen.start >= member.incarnation.start
+                && !(unequal && record.in_sync.contains(brick))
             {
                 *member = Member { incarnation: seen, ..*member };
             }
@@ -391,7 +396,7 @@ impl Group {
             let required = self.required();
             dropping = dropping.union(required.difference(self.linked()));
         }
-        let keep = in_sync.difference(dropping).intersection(self.linked());
+        let keep = in_sync.difference(dropping).intersection(self.linked()).intersection(self.trusted());
         let leaving = dropping.intersection(in_sync);
         let joins = self.joining.is_some_and(|joining| dropping.contains(joining.brick));
         if (leaving.is_empty() && !joins) || keep.is_empty() || !self.has_quorum_with(self.linked()) {
@@ -406,6 +411,21 @@ impl Group {
         } else {
             self.begin_change();
         }
+    }
+
+    /// Bricks that may be the last of S: not those that lost writes with their boot and aren't equal to one
+    /// that kept them (rule I12).
+    fn trusted(&self) -> BrickSet {
+        let all = self.bricks_where(|brick| !brick.lost_memory);
+        let Some(record) = self.record.as_ref().filter(|_| matches!(self.phase, Phase::Recovering)) else {
+            return all;
+        };
+        let recorded = |brick: BrickIndex| self.recovered_from.get(usize::from(brick.0));
+        let same_boot = |brick: &BrickIndex| {
+            self.brick(*brick).seen.map(|seen| seen.boot) == recorded(*brick).map(|life| life.boot)
+        };
+        let kept: BrickSet = record.in_sync.iter().filter(same_boot).collect();
+        if kept.is_empty() { all } else { all.intersection(kept.union(self.recovered)) }
     }
 
     /// Bricks whose acknowledgement a write needs: S, and a brick that may have entered it (rule I3).

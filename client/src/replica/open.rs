@@ -82,7 +82,7 @@ impl Group {
             }
             return;
         };
-        if best.in_sync.intersection(answered).is_empty() {
+        if self.good_copies(best, answered).is_empty() {
             if gave_up {
                 let in_sync = self.addresses(best.in_sync);
                 self.end(GroupError::NoGoodCopy { in_sync });
@@ -115,7 +115,7 @@ impl Group {
             return Ok(record);
         }
         let reachable = base.in_sync.intersection(promised);
-        if reachable.is_empty() {
+        if self.good_copies(base, promised).is_empty() {
             return Err(GroupError::NoGoodCopy { in_sync: self.addresses(base.in_sync) });
         }
         record.in_sync = reachable;
@@ -123,6 +123,21 @@ impl Group {
             record.kind = RecordKind::Recovering;
         }
         Ok(record)
+    }
+
+    /// The bricks of S among `bricks` of which one may be taken as right. A brick on another boot than the
+    /// record names has lost completed unflushed writes (rule I12): while a brick of S is away that may
+    /// have kept them, it is no good copy.
+    fn good_copies(&self, base: &EpochRecord, bricks: BrickSet) -> BrickSet {
+        let reachable = base.in_sync.intersection(bricks);
+        if base.kind == RecordKind::Closed || reachable == base.in_sync {
+            return reachable;
+        }
+        let same_boot = |brick: &BrickIndex| {
+            let recorded = base.members.get(usize::from(brick.0)).map(|member| member.incarnation.boot);
+            self.brick(*brick).seen.map(|seen| seen.boot) == recorded
+        };
+        reachable.iter().filter(same_boot).collect()
     }
 
     pub(super) fn serving_kind(&self) -> RecordKind {
