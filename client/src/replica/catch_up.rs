@@ -88,7 +88,10 @@ impl Group {
             }
             Status::BallotRefused => {
                 self.brick_mut(brick).catching_up = None;
-                self.contest(std::time::Duration::ZERO);
+                // Unless it was our own next ballot that overtook it: that one brings it along.
+                if self.change.is_none() {
+                    self.contest(std::time::Duration::ZERO);
+                }
             }
             _ => self.reset_link(brick, "the brick can't accept the current epoch"),
         }

@@ -164,7 +164,10 @@ impl Group {
         {
             return self.end(GroupError::Fenced { by: theirs.epoch });
         }
+        let own = state.promised.session == self.config.session;
         match &mut self.change {
+            // Our own next ballot overtook what was refused.
+            Some(change) if own && state.promised <= change.ballot => {}
             Some(change) => {
                 // Sessions pause differently, so that two of them don't chase each other for ever.
                 let jitter = 1 + self.config.session.0 % 7;
