@@ -307,8 +307,9 @@ impl Network {
         }
     }
 
-    /// Ends every partition.
+    /// Ends every partition and every excess of latency.
     pub fn heal(&mut self, agenda: &mut Agenda) {
+        self.config.spike = 0.0;
         self.blocked.iter_mut().for_each(|row| row.fill(false));
         self.frozen.fill(false);
         self.release(agenda);
