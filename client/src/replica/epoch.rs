@@ -256,6 +256,11 @@ impl Group {
             Err(error) => return self.end(error),
         };
         if record.in_sync.intersection(promised).is_empty() {
+            if !record.in_sync.intersection(held.bricks).is_empty() {
+                // The only good copies missed that the lease they keep is void. It runs out.
+                let Held { holder, lease_left_ms, .. } = held;
+                self.end(GroupError::Held { holder, lease_left_ms });
+            }
             return;
         }
         if self.config.takeover && self.serve_not_before == Timestamp::ZERO {
