@@ -81,7 +81,7 @@ impl World {
         }
         match &self.checker.complaint {
             Some(complaint) => Err(complaint.clone()),
-            None => Err(format!("never: {what}\n{}", self.dump())),
+            None => Err(format!("never, at {:?}: {what}\n{}", self.now(), self.dump())),
         }
     }
 

@@ -187,6 +187,11 @@ impl History {
         self.entries.iter().rposition(|entry| entry.flushed).unwrap_or(0)
     }
 
+    /// The place of the last write before a request that a completed flush covers.
+    pub fn flushed_before(&self, order: Order) -> usize {
+        self.entries.iter().rposition(|entry| entry.flushed && entry.order < order).unwrap_or(0)
+    }
+
     /// Whether every copy refused a write and none completed since.
     pub fn is_refused(&self) -> bool {
         self.refused.is_some()

@@ -6,13 +6,14 @@ use std::time::Duration;
 use brick_client::replica::{
     Action, BrickConfig, Group, GroupConfig, GroupError, Output, Purpose, Request, UserRequest,
 };
-use brick_wire::{BlockRange, BrickIndex, BrickSet, Epoch, Role, SessionId, ShardIndex, Timestamp};
+use brick_wire::{BrickIndex, BrickSet, Epoch, SessionId, Timestamp};
 
 use super::agenda::Happening;
 use super::brick::brick_uuid;
-use super::checker::{Asked, Checker, What};
-use super::content;
+use super::checker::{Asked, Cell, Checker, What};
+use super::content::{self, Tag};
 use super::finale::lease_left;
+use super::history::History;
 use super::link::Link;
 use super::network::Side;
 use super::world::{IMAGE, SHARD_SHIFT, World};
@@ -228,25 +229,26 @@ impl World {
     fn check_copies(&mut self, in_sync: BrickSet, asked: &Asked) {
         let durable = matches!(asked.what, What::Flush | What::Write { fua: true, .. });
         let mut complaint = None;
-        for ((shard, block, half), history) in self.checker.cells_of(&asked.what) {
+        for ((shard, block, half), history, tag) in self.checker.concerned(&asked.what) {
+            // A session that was replaced meanwhile answers for what it wrote, not for its successors.
+            let least = match tag {
+                Some(tag) => history.index(tag).expect("completed writes were begun"),
+                None => history.flushed_before(asked.order),
+            };
             for brick in &self.bricks {
                 let lost_power = brick.booted_at > asked.made_at;
                 if !in_sync.contains(brick.index) || history.is_refused() || (lost_power && !durable) {
                     continue;
                 }
                 let file = self.file(shard);
-                let (content, least) = if durable {
-                    (brick.disk.durable(file, block), history.flushed())
-                } else {
-                    (brick.disk.read(file, block), history.certain())
-                };
+                let disk = &brick.disk;
+                let content = if durable { disk.durable(file, block) } else { disk.read(file, block) };
                 if history.index(content[half]).is_none_or(|index| index < least) {
                     let what = if durable { "durable" } else { "written" };
-                    let index = brick.index.0;
+                    let (index, held) = (brick.index.0, content[half]);
                     complaint.get_or_insert(format!(
                         "shard {shard} block {block} half {half}: not {what} on brick {index}, which holds \
-                         {:#x}; {}",
-                        content[half],
+                         {held:#x}; {}",
                         history.describe()
                     ));
                 }
@@ -301,17 +303,13 @@ impl World {
 }
 
 impl Checker {
-    /// The histories that a request is about: those it wrote; all of them for a flush.
-    fn cells_of<'a>(
-        &'a self,
-        what: &What,
-    ) -> impl Iterator<Item = ((ShardIndex, u16, usize), &'a super::history::History)> {
-        let wanted: Option<Vec<_>> = match what {
-            What::Flush => None,
-            _ => Some(what.cells().into_iter().map(|(cell, _)| cell).collect()),
-        };
-        let cells = self.cells().map(|(cell, history)| (*cell, history));
-        cells.filter(move |(cell, _)| wanted.as_ref().is_none_or(|wanted| wanted.contains(cell)))
+    /// The histories that a request is about: those it wrote, each with its tag; all of them for a flush.
+    fn concerned(&self, what: &What) -> Vec<(Cell, &History, Option<Tag>)> {
+        let history = |cell| self.history(&cell).expect("written halves have a history");
+        match what {
+            What::Flush => self.cells().map(|(cell, history)| (*cell, history, None)).collect(),
+            _ => what.cells().into_iter().map(|(cell, tag)| (cell, history(cell), Some(tag))).collect(),
+        }
     }
 }
 
@@ -333,14 +331,4 @@ fn request_of(what: &What) -> Request {
             Request::Write { shard: *shard, blocks: *blocks, data, fua: *fua }
         }
     }
-}
-
-/// Every block that the workload uses, as ranges of at most a few blocks.
-pub fn ranges(shards: u32, blocks: u16) -> Vec<(ShardIndex, BlockRange)> {
-    (0..shards).map(|shard| (ShardIndex(shard), BlockRange::new(0, blocks))).collect()
-}
-
-/// Whether a brick holds data.
-pub fn is_data(role: Role) -> bool {
-    role == Role::Data
 }
