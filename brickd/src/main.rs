@@ -1,11 +1,11 @@
 //! `brickd`: formats a brick's directory, or serves it.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
-use std::net::{TcpListener, ToSocketAddrs};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brick_wire::Role;
 use brick_wire::limits::{DATA_BYTES_MAX, LANES_MAX};
@@ -240,13 +240,32 @@ fn listen(address: &str) -> Result<TcpListener, CommandError> {
     let refuse = |source| CommandError::Listen { address: address.to_owned(), source };
     let mut last = CommandError::NoAddress { address: address.to_owned() };
     for candidate in address.to_socket_addrs().map_err(refuse)? {
-        match TcpListener::bind(candidate) {
+        match bind_patiently(candidate) {
             Ok(listener) => return Ok(listener),
             Err(source) => last = refuse(source),
         }
     }
     Err(last)
 }
+
+/// Binds; a port in use is tried again for a while. The kernel takes the rings of a killed process apart
+/// after its end is reported, and its listening socket with them: whoever restarts a brick at once would
+/// be refused by its own predecessor.
+fn bind_patiently(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PORT_PATIENCE => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// How long a port may stay in use after its owner was killed; some 10 ms were seen.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(10);
 
 fn allowed_cpus() -> Result<Vec<usize>, CommandError> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
