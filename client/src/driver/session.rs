@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use brick_wire::body::Attach;
 use brick_wire::handshake::PeerKind;
@@ -34,6 +35,8 @@ struct Shared {
     pumping: Cell<bool>,
     /// Told when the group ends: fenced, lost, closed.
     ended: Notify,
+    /// Told when it is known which shards exist, and when the group ends before.
+    listed: Notify,
 }
 
 impl Session {
@@ -60,6 +63,7 @@ impl Session {
             stopped: Cell::new(false),
             pumping: Cell::new(false),
             ended: Notify::new(),
+            listed: Notify::new(),
         });
         for (index, brick) in bricks.into_iter().enumerate() {
             let config =
@@ -118,6 +122,22 @@ impl Session {
         }
     }
 
+    /// Waits until it is known which shards exist; until then each counts as existing. Gives up after
+    /// `patience`, or when the group ends.
+    pub(crate) async fn shards_listed(&self, patience: Duration) {
+        let until = clock::now() + patience;
+        loop {
+            let told = self.shared.listed.notified();
+            if self.shared.is_listed() || clock::now() >= until {
+                return;
+            }
+            monoio::select! {
+                _ = told => {}
+                _ = clock::sleep_until(until) => {}
+            }
+        }
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.shared.group.borrow().size_bytes()
     }
@@ -153,6 +173,11 @@ impl Shared {
         self.pump();
     }
 
+    fn is_listed(&self) -> bool {
+        let group = self.group.borrow();
+        group.existing_shards().is_some() || group.ended().is_some()
+    }
+
     /// Does what the core wants done.
     fn pump(&self) {
         if self.pumping.replace(true) {
@@ -185,6 +210,9 @@ impl Shared {
         self.pumping.set(false);
         if self.group.borrow().ended().is_some() {
             self.ended.notify_one();
+        }
+        if self.is_listed() {
+            self.listed.notify_waiters();
         }
         let due = self.group.borrow().poll_timeout();
         if let Some(due) = due

@@ -204,6 +204,10 @@ impl Volume {
     pub async fn open_image(&self, name: &ImageName, options: OpenOptions) -> Result<Image, VolumeError> {
         let value = self.resolve(name).await?;
         let sessions = self.open_sessions(&value, Purpose::Client, options).await?;
+        for session in &sessions {
+            // Or a fresh image would seem to hold data, and an export would read what was never written.
+            session.shards_listed(self.config.io_timeout).await;
+        }
         Ok(Image::new(value, options.read_only, sessions, self.config.clone()))
     }
 
