@@ -10,12 +10,21 @@ mod error;
 mod output;
 mod signals;
 
+use std::error::Error as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
 
 fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
+    let arguments = match args::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.kind() == ErrorKind::ValueValidation => {
+            eprintln!("brickctl: {}", bad_value(&error));
+            return ExitCode::from(BAD_COMMAND_LINE);
+        }
+        Err(error) => error.exit(),
+    };
     init_log();
     // Before the runtime starts any thread: blocked signals are inherited.
     signals::block();
@@ -37,6 +46,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As clap ends the process.
+const BAD_COMMAND_LINE: u8 = 2;
+
+/// A value of the right place and the wrong content, in one sentence; quoted, because what was typed may
+/// hold anything, control characters too.
+fn bad_value(error: &clap::Error) -> String {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let reason = error.source().map(ToString::to_string).unwrap_or_default();
+    let (argument, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    format!("bad value {value:?} for {argument}: {reason}")
 }
 
 fn init_log() {
