@@ -49,11 +49,13 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It isn't a volume file.
-    #[error("bad volume file {path}: {source}")]
+    #[error("bad volume file {path}: line {line}: {}", one_line(source.message()))]
     Parse {
         /// Which file.
         path: PathBuf,
-        /// Where and why.
+        /// Where.
+        line: usize,
+        /// Why.
         source: Box<toml::de::Error>,
     },
     /// It describes no possible volume.
@@ -193,8 +195,7 @@ impl VolumeConfig {
         let owned = || path.to_path_buf();
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: owned(), source })?;
-        let file: VolumeFile = toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: owned(), source: Box::new(source) })?;
+        let file: VolumeFile = toml::from_str(&text).map_err(|source| parse_error(path, &text, source))?;
         let config = VolumeConfig {
             volume: VolumeUuid(file.volume),
             brick_timeout: Duration::from_millis(file.options.brick_timeout_ms.max(1)),
@@ -309,6 +310,17 @@ impl From<&Group> for GroupFile {
             bricks: group.bricks.iter().map(brick).collect(),
         }
     }
+}
+
+fn parse_error(path: &Path, text: &str, source: toml::de::Error) -> ConfigError {
+    let before = source.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    ConfigError::Parse { path: path.to_path_buf(), line, source: Box::new(source) }
+}
+
+/// Errors are sentences, and sentences have no line breaks.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
 fn check_address(address: &str) -> Result<(), Meaning> {

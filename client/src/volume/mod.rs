@@ -60,13 +60,13 @@ pub enum VolumeError {
         reasons: String,
     },
     /// Nobody knows the name.
-    #[error("no image named {0:?} in this volume; `image ls` lists those there are")]
+    #[error("no image named {:?} in this volume; `image ls` lists those there are", .0.as_str())]
     UnknownImage(ImageName),
     /// The name is taken.
-    #[error("an image named {0:?} exists already; choose another name or remove that one first")]
+    #[error("an image named {:?} exists already; choose another name or remove that one first", .0.as_str())]
     NameTaken(ImageName),
     /// The image is going away.
-    #[error("image {0:?} is being removed; `image rm` finishes that")]
+    #[error("image {:?} is being removed; `image rm` finishes that", .0.as_str())]
     Removing(ImageName),
     /// The size makes no image.
     #[error("bad image size {0}: an image has at least 4096 bytes and a multiple of that")]
