@@ -110,7 +110,8 @@ impl Engine {
         Reply::body(self.register_state(key).to_bytes())
     }
 
-    /// `RegisterList`: a page of the registers of one kind that hold a value.
+    /// `RegisterList`: a page of the registers of one kind, those that hold only a promise included: a
+    /// blank brick that didn't learn of it could accept below it (rule R2).
     pub(super) fn register_list(&self, request: &RegisterListRequest) -> Outcome {
         if request.after.as_ref().is_some_and(|after| after.kind() != request.kind) {
             return Err(Status::Invalid);
@@ -125,9 +126,6 @@ impl Engine {
         for (key, state) in self.registers.states.range((start, Bound::Unbounded)) {
             if key.kind() != request.kind {
                 break;
-            }
-            if state.accepted == Epoch::ZERO {
-                continue;
             }
             let entry = RegisterEntry { key: key.clone(), state: self.register_state(key) };
             bytes += entry.to_bytes().len();

@@ -145,6 +145,9 @@ impl Volume {
         let mut images = Vec::new();
         for (key, state) in home.list(RegisterKind::Name).await? {
             let RegisterKey::Name(name) = key else { continue };
+            if state.accepted == Epoch::ZERO {
+                continue;
+            }
             let value = NameValue::from_bytes(&state.value)?;
             if value.image.is_nil() {
                 continue;
