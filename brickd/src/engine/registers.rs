@@ -123,7 +123,7 @@ impl Engine {
             (None, RegisterKind::Epoch) => Bound::Included(RegisterKey::Epoch(ImageUuid::NIL)),
         };
         let (mut page, mut bytes, mut flags) = (RegisterPage::default(), 0, Flags::NONE);
-        for (key, state) in self.registers.states.range((start, Bound::Unbounded)) {
+        for (key, _) in self.registers.states.range((start, Bound::Unbounded)) {
             if key.kind() != request.kind {
                 break;
             }
