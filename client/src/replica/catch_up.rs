@@ -112,6 +112,8 @@ impl Group {
             return;
         }
         if !self.kept_running().without(brick).is_empty() {
+            // Until it has left S nothing is read from it, and what it flushes proves nothing.
+            self.brick_mut(brick).lost_memory |= rebooted;
             self.dropping.insert(brick);
         } else if rebooted && (self.flush.has_unflushed() || self.has_writes()) {
             self.brick_mut(brick).lost_memory = true;
@@ -131,10 +133,7 @@ impl Group {
             return;
         }
         if !self.kept_running().difference(lost).is_empty() {
-            for brick in lost.iter() {
-                self.brick_mut(brick).lost_memory = false;
-                self.dropping.insert(brick);
-            }
+            self.dropping = self.dropping.union(lost.intersection(in_sync));
         } else if in_sync.is_subset_of(self.linked()) {
             // The writes may be on one copy and not on the other. Only a recovery may sort that out, and
             // the user has to know (rule I7).

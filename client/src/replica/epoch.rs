@@ -365,6 +365,7 @@ impl Group {
         for brick in left.iter() {
             // What it still has in flight must be drained before it gets anything new (rule I13).
             self.continuous.insert(brick);
+            self.brick_mut(brick).lost_memory = false;
             self.reset_link(brick, "it left the in-sync set");
             self.stop_heals_from(brick);
         }
