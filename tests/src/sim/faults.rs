@@ -122,7 +122,7 @@ impl World {
                 let content = self.bricks[usize::from(other.0)].disk.read(file, block);
                 Checker::has_certain(history, half, content)
             });
-            if !kept && history.certain() > history.flushed() {
+            if !kept && !history.is_settled() {
                 cells.push(*cell);
             }
         }

@@ -177,6 +177,12 @@ impl History {
         }
     }
 
+    /// Whether a loss of power can change nothing here.
+    pub fn is_settled(&self) -> bool {
+        let undecided = |entry: &Entry| entry.void_at.is_some() && !entry.gone;
+        self.certain() <= self.flushed() && !self.entries.iter().any(undecided)
+    }
+
     /// The place of the last write that is known to have taken effect.
     pub fn certain(&self) -> usize {
         self.entries.iter().rposition(|entry| entry.certain_at.is_some()).unwrap_or(0)
