@@ -1,0 +1,47 @@
+//! What processes cost: processor time, system calls, bytes on the wire. All from outside.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use super::command::run;
+
+/// Processor time of a process so far, all threads, in clock ticks (1/100 s).
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
+/// System calls of a process, all threads, in `period`, as strace counts them: name and number.
+pub fn system_calls(pid: u32, period: Duration) -> BTreeMap<String, u64> {
+    let mut strace = Command::new("timeout");
+    strace.args(["--signal=INT", &period.as_secs().to_string()]);
+    strace.args(["strace", "-c", "-f", "-U", "calls,name", "-p", &pid.to_string()]);
+    let outcome = run(&mut strace);
+    let attached = outcome.stderr.contains("attached");
+    assert!(attached, "strace can't attach: {}", outcome.stderr);
+    let counts = outcome.stderr.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let calls = words.next()?.parse().ok()?;
+        let name = words.next().filter(|name| *name != "total")?;
+        Some((name.to_owned(), calls))
+    });
+    counts.collect()
+}
+
+/// Bytes that a process's connections to a port have carried so far, both ways, headers of the network
+/// not counted.
+pub fn wire_bytes(pid: u32, port: u16) -> u64 {
+    let filter = format!("( dport = :{port} )");
+    let outcome = run(Command::new("ss").args(["-tinpOH", "state", "established", &filter])).ok();
+    let owner = format!("pid={pid},");
+    let lines = outcome.stdout.lines().filter(|line| line.contains(&owner));
+    let words = lines.flat_map(str::split_whitespace);
+    let counters = words.filter_map(|word| {
+        let (name, value) = word.split_once(':')?;
+        ["bytes_acked", "bytes_received"].contains(&name).then(|| value.parse::<u64>().ok())?
+    });
+    counters.sum()
+}
