@@ -177,10 +177,9 @@ impl History {
         }
     }
 
-    /// Whether a loss of power can change nothing here.
+    /// Whether a loss of power can change nothing here: no write after the last flush.
     pub fn is_settled(&self) -> bool {
-        let undecided = |entry: &Entry| entry.void_at.is_some() && !entry.gone;
-        self.certain() <= self.flushed() && !self.entries.iter().any(undecided)
+        self.entries[self.flushed() + 1..].iter().all(|entry| entry.gone)
     }
 
     /// The place of the last write that is known to have taken effect.
