@@ -8,3 +8,7 @@
 #![deny(missing_docs)]
 
 pub mod job;
+pub mod load;
+pub mod pattern;
+pub mod random;
+pub mod stats;
