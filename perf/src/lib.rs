@@ -7,8 +7,11 @@
 
 #![deny(missing_docs)]
 
+pub mod engine;
 pub mod job;
 pub mod load;
+pub mod meter;
 pub mod pattern;
 pub mod random;
 pub mod stats;
+pub mod usage;
