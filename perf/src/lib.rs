@@ -13,5 +13,7 @@ pub mod load;
 pub mod meter;
 pub mod pattern;
 pub mod random;
+pub mod report;
+pub mod runner;
 pub mod stats;
 pub mod usage;

@@ -1,0 +1,70 @@
+//! The command line, and what is wrong with what people give it.
+
+use std::fs;
+
+use crate::{brick_perf, directory, report};
+
+#[test]
+fn bad_input_is_one_sentence_and_exit_1() {
+    let directory = directory();
+    let raw = "[a]\nioengine=raw\nfilename=f\nsize=1m\n";
+    fs::write(directory.path().join("binary.fio"), [0xff, 0xfe]).unwrap();
+    for (name, text, expected) in [
+        ("missing.fio", None, "missing.fio: can't read the job file: No such file"),
+        ("binary.fio", None, "can't read the job file"),
+        (".", None, "can't read the job file: Is a directory"),
+        (
+            "key.fio",
+            Some(format!("{raw}thinktime=1\n")),
+            "key.fio:5: key \"thinktime\" is unknown; possible are",
+        ),
+        ("jobs.fio", Some(format!("{raw}numjobs=2\n")), "jobs.fio:5: numjobs=\"2\" is not possible"),
+        ("empty.fio", Some(String::new()), "the file holds no job"),
+        ("offset.fio", Some("[a]\nioengine=raw\nfilename=empty.fio\n".into()), "give the job a size"),
+        ("kind.fio", Some("[a]\nioengine=raw\nfilename=.\n".into()), "neither a file nor a block device"),
+        ("volume.fio", Some("[a]\nioengine=volume\nimage=i\n".into()), "give its file with -v FILE.toml"),
+    ] {
+        if let Some(text) = text {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let output = brick_perf(directory.path(), &["run", name]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+        assert!(error.starts_with("brick-perf: ") && error.contains(expected), "{expected:?} in {error:?}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(output.stdout.is_empty());
+    }
+    fs::write(directory.path().join("good.fio"), raw).unwrap();
+    let output = brick_perf(directory.path(), &["run", "good.fio", "--output", "no/such/folder"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no/such/folder: can't write the report"));
+    assert!(!directory.path().join("f").exists(), "nothing ran for nothing");
+
+    let output =
+        brick_perf(directory.path(), &["run", "good.fio", "-v", "none.toml", "--output-format", "xml"]);
+    assert_eq!(output.status.code(), Some(2), "as every command line does");
+}
+
+#[test]
+fn help_has_an_example() {
+    let help = report(directory().path(), &["run", "--help"]).unwrap();
+    let example = help.split_once("Example:").expect("an example").1;
+    assert!(example.contains("brick-perf run randwrite.fio -v vms.toml"), "{example}");
+}
+
+#[test]
+fn what_earlier_jobs_measured_survives_a_failure() {
+    let directory = directory();
+    let text = "[global]\nioengine=raw\nfilename=f\nsize=1m\nnumber_ios=10\n[good]\n\
+                [bad]\nstonewall\nfilename=.\n[never]\nstonewall\n";
+    fs::write(directory.path().join("a.fio"), text).unwrap();
+    let output = brick_perf(directory.path(), &["run", "a.fio"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    if error.contains("can't set up io_uring") {
+        return crate::skip(&error);
+    }
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("brick-perf: job \"bad\": ."), "{error}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("good: rw=read") && !printed.contains("never"), "{printed}");
+}
