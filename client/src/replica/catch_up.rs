@@ -111,6 +111,10 @@ impl Group {
             // The record learns the new life when it is changed next; an arbiter has nothing to lose.
             return;
         }
+        if rebooted && matches!(self.phase, Phase::Recovering) {
+            // What was made equal may be unequal again, and the source may have been this one: start over.
+            return self.end(GroupError::LostWrites);
+        }
         if !self.kept_running().without(brick).is_empty() {
             // Until it has left S nothing is read from it, and what it flushes proves nothing.
             self.brick_mut(brick).lost_memory |= rebooted;

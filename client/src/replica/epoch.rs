@@ -268,6 +268,9 @@ impl Group {
         }
         if matches!(self.phase, Phase::Opening) {
             self.recovered_from = base.members.iter().map(|member| member.incarnation).collect();
+            if base.kind == RecordKind::Closed {
+                self.flush.note_closed_before();
+            }
         }
         let frame = accept_frame(self.config.image, ballot, record.to_bytes());
         let stage = Stage::Accepting { record, promised, accepted: BrickSet::EMPTY };

@@ -31,6 +31,8 @@ pub(super) struct FlushState {
     /// Writes completed, and how many of those the last good flush covered.
     completed_writes: u64,
     flushed_writes: u64,
+    /// Our predecessor didn't close: what it completed and what recovery copied may be unflushed.
+    inherited: bool,
     /// There may be bits to clean.
     stale_bits: bool,
     last_clean: Timestamp,
@@ -67,6 +69,7 @@ impl FlushState {
             may_close: false,
             completed_writes: 0,
             flushed_writes: 0,
+            inherited: true,
             stale_bits: true,
             last_clean: now,
             background: false,
@@ -85,7 +88,12 @@ impl FlushState {
 
     /// Whether completed writes may be lost by a power loss.
     pub(super) fn has_unflushed(&self) -> bool {
-        self.completed_writes > self.flushed_writes
+        self.inherited || self.completed_writes > self.flushed_writes
+    }
+
+    /// Our predecessor closed: everything before this session is flushed.
+    pub(super) fn note_closed_before(&mut self) {
+        self.inherited = false;
     }
 }
 
@@ -202,6 +210,7 @@ impl Group {
         if failed.is_empty() {
             let covers = flush.covers.expect("acknowledged flushes were sent");
             self.flush.flushed_writes = self.flush.flushed_writes.max(covers.writes);
+            self.flush.inherited = false;
             self.flush.background &= !background;
             self.clean(acknowledged, covers.boundary);
             self.finish(key, Ok(Output::Done));
