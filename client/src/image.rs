@@ -162,7 +162,7 @@ impl Image {
         const AT_ONCE: usize = 16;
         let mut requests = Vec::new();
         for piece in self.pieces(offset_bytes, length_bytes) {
-            if !allocate && self.session(piece.shard).is_hole(piece.shard) {
+            if !allocate && self.is_hole(piece.shard).await? {
                 continue;
             }
             push_writes(&mut requests, piece, Bytes::from_static(&ZEROES[..piece.length_bytes]), fua);
@@ -199,11 +199,18 @@ impl Image {
     }
 
     /// Which parts of the range have blocks, by whole shards.
-    pub fn block_status(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<Extent>, ImageError> {
+    pub async fn block_status(
+        &self,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<Vec<Extent>, ImageError> {
         self.check(offset_bytes, length_bytes)?;
         let mut extents: Vec<Extent> = Vec::new();
+        let mut last_hole = None;
         for piece in self.pieces(offset_bytes, length_bytes) {
-            let allocated = !self.session(piece.shard).is_hole(piece.shard);
+            let hole = last_hole == Some(piece.shard) || self.is_hole(piece.shard).await?;
+            last_hole = hole.then_some(piece.shard);
+            let allocated = !hole;
             let length_bytes = piece.length_bytes as u64;
             match extents.last_mut() {
                 Some(last) if last.allocated == allocated => last.length_bytes += length_bytes,
@@ -242,6 +249,18 @@ impl Image {
             }
         }
         result
+    }
+
+    /// Whether a shard was never written. What this client knows is confirmed by a brick, under the epoch:
+    /// another client may have taken the image over and written there.
+    async fn is_hole(&self, shard: ShardIndex) -> Result<bool, ImageError> {
+        let session = self.session(shard);
+        if !session.is_hole(shard) {
+            return Ok(false);
+        }
+        let first = BlockRange::new(0, 1);
+        let output = session.request(Request::Read { shard, blocks: first }).await?;
+        Ok(output == Output::Zeroes)
     }
 
     fn check(&self, offset_bytes: u64, length_bytes: u64) -> Result<(), ImageError> {

@@ -45,7 +45,7 @@ impl BlockDevice for ImageDevice {
     }
 
     async fn block_status(&self, offset_bytes: u64, length: u64) -> Result<Vec<Extent>, DeviceError> {
-        let extents = self.0.block_status(offset_bytes, length).map_err(device_error)?;
+        let extents = self.0.block_status(offset_bytes, length).await.map_err(device_error)?;
         let extent = |extent: brick_client::Extent| Extent {
             length_bytes: extent.length_bytes,
             allocated: extent.allocated,

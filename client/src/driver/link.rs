@@ -16,13 +16,15 @@ use bytes::Bytes;
 use monoio::io::Canceller;
 use tokio::sync::Notify;
 
-use super::clock::jittered;
+use super::clock::{self, jittered};
 use super::connection::{Caller, ConnectError, Connection};
 use super::outbox::Outbox;
 use crate::replica::{HANDLE, LinkInfo};
 
 /// First pause before connecting again; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// A link that breaks sooner than this will probably break again: the pause grows.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest pause before connecting again: what a returned brick waits to be noticed.
 const PAUSE_MAX: Duration = Duration::from_millis(1000);
 
@@ -119,21 +121,28 @@ async fn keep_up(shared: Rc<Shared>, notify: Rc<impl Fn(LinkEvent) + 'static>) {
         shared.state.borrow_mut().reset = false;
         match connect_all(&shared, generation).await {
             Ok(connections) if !shared.state.borrow().stopped => {
-                pause = PAUSE_MIN;
+                let up_at = clock::now();
                 run(&shared, &notify, connections).await;
+                let lived = clock::now().since(up_at);
+                pause = if lived < SHORT_LIFE { (pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
+                rest(&shared, pause).await;
             }
             Ok(_) => break,
             Err(error) => {
                 tracing::debug!(brick = shared.config.address, %error, "no link");
                 notify(LinkEvent::Failed);
-                let sleep = monoio::time::sleep(jittered(pause));
-                monoio::select! {
-                    _ = sleep => {}
-                    _ = shared.wake.notified() => {}
-                }
+                rest(&shared, pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
+    }
+}
+
+/// Sleeps, but not longer than the link is wanted.
+async fn rest(shared: &Shared, pause: Duration) {
+    monoio::select! {
+        () = monoio::time::sleep(jittered(pause)) => {}
+        () = shared.wake.notified() => {}
     }
 }
 

@@ -7,7 +7,9 @@
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
-use brick_wire::{BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Opcode, RequestId, Status};
+use brick_wire::{
+    BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Incarnation, Opcode, RequestId, Status,
+};
 use bytes::Bytes;
 
 use super::Group;
@@ -119,7 +121,7 @@ impl Group {
             // Until it has left S nothing is read from it, and what it flushes proves nothing.
             self.brick_mut(brick).lost_memory |= rebooted;
             self.dropping.insert(brick);
-        } else if rebooted && (self.flush.has_unflushed() || self.has_writes()) {
+        } else if (rebooted || self.flush.has_failed()) && (self.flush.has_unflushed() || self.has_writes()) {
             self.brick_mut(brick).lost_memory = true;
         } else {
             // Its disk is as it was. The record has to name its new life before it is used again.
@@ -136,7 +138,13 @@ impl Group {
         if lost.is_empty() {
             return;
         }
-        if !self.kept_running().difference(lost).is_empty() {
+        // Another start on the same boot has the completed writes; only the boot matters here.
+        let kept = |brick: &BrickIndex| {
+            let recorded = record.members[usize::from(brick.0)].incarnation.boot;
+            self.brick(*brick).seen.map(|seen| seen.boot) == Some(recorded)
+        };
+        let keepers = in_sync.difference(lost).intersection(self.linked());
+        if keepers.iter().any(|brick| kept(&brick)) {
             self.dropping = self.dropping.union(lost.intersection(in_sync));
         } else if in_sync.is_subset_of(self.linked()) {
             // The writes may be on one copy and not on the other. Only a recovery may sort that out, and
@@ -159,17 +167,26 @@ impl Group {
     /// copy and forgot promises (rule R2).
     pub(super) fn is_rolled_back(&self, brick: BrickIndex) -> bool {
         let (Some(record), Some(seen)) = (&self.record, self.brick(brick).seen) else { return false };
-        record.members[usize::from(brick.0)].incarnation.start > seen.start
+        let recorded = record.members[usize::from(brick.0)].incarnation;
+        is_older(seen, recorded)
     }
 
     /// Tells a brick that it is blank: it won't vote again before it has learned its registers.
     pub(super) fn declare_blank(&mut self, brick: BrickIndex) {
+        // Its copy is older than what this session saw of it.
+        self.continuous.remove(brick);
         let header = Header::request(Opcode::BlankDeclare, RequestId(0));
         self.send(brick, CoreIndex(0), header, Purpose::DeclareBlank);
         if let Some(link) = &mut self.brick_mut(brick).link {
             link.blank = true;
         }
     }
+}
+
+/// Whether a brick that shows `seen` is an older copy of the one recorded: it counts fewer starts, or as many
+/// but on another boot, which no brick does that only goes forward.
+pub(super) fn is_older(seen: Incarnation, recorded: Incarnation) -> bool {
+    seen.start < recorded.start || (seen.start == recorded.start && seen.boot != recorded.boot)
 }
 
 /// A prepare of an image's epoch register.

@@ -15,7 +15,7 @@ use brick_wire::{
 };
 
 use super::Group;
-use super::catch_up::{accept_frame, prepare_frame};
+use super::catch_up::{accept_frame, is_older, prepare_frame};
 use super::group::Phase;
 use super::interface::{Action, GroupError};
 use super::open::{SETTLE, decode_record};
@@ -236,8 +236,10 @@ impl Group {
         let rolled_back: BrickSet = promised
             .iter()
             .filter(|brick| {
-                let seen = self.brick(*brick).seen.map(|seen| seen.start).unwrap_or_default();
-                base.members.get(usize::from(brick.0)).is_some_and(|member| member.incarnation.start > seen)
+                let seen = self.brick(*brick).seen.unwrap_or_default();
+                base.members
+                    .get(usize::from(brick.0))
+                    .is_some_and(|member| is_older(seen, member.incarnation))
             })
             .collect();
         let promised = promised.difference(rolled_back).intersection(self.linked());
@@ -267,6 +269,7 @@ impl Group {
             self.wait_out_lease(&base, promised);
         }
         if matches!(self.phase, Phase::Opening) {
+            self.found_closed = base.kind == RecordKind::Closed;
             self.recovered_from = base.members.iter().map(|member| member.incarnation).collect();
             if base.kind == RecordKind::Closed {
                 self.flush.note_closed_before();
@@ -325,7 +328,14 @@ impl Group {
         }
         (record.kind, record.holder) = match self.phase {
             Phase::Recovering if !self.recovery_is_over() => (RecordKind::Recovering, self.config.session),
-            Phase::Closing if self.flush.may_close => (RecordKind::Closed, SessionId::NONE),
+            Phase::Closing if self.flush.may_close => {
+                if !self.suspect.is_empty() {
+                    // Copies that may differ can't both be good once nobody remembers where (rule I9).
+                    let staying = record.in_sync.intersection(self.linked()).first();
+                    record.in_sync = staying.map_or(record.in_sync, BrickSet::only);
+                }
+                (RecordKind::Closed, SessionId::NONE)
+            }
             _ => (self.serving_kind(), self.config.session),
         };
         record
@@ -367,7 +377,6 @@ impl Group {
         self.record = Some(record);
         for brick in left.iter() {
             // What it still has in flight must be drained before it gets anything new (rule I13).
-            self.continuous.insert(brick);
             self.brick_mut(brick).lost_memory = false;
             self.reset_link(brick, "it left the in-sync set");
             self.stop_heals_from(brick);
@@ -389,7 +398,6 @@ impl Group {
     fn after_recovery_step(&mut self) {
         let record = self.record.as_ref().expect("just decided");
         if record.kind != RecordKind::Recovering {
-            self.continuous = record.in_sync;
             self.start_serving();
         }
     }
@@ -403,6 +411,16 @@ impl Group {
         }
         let Some(record) = &self.record else { return };
         let in_sync = record.in_sync;
+        if let Some(joining) = self.joining
+            && self.dropping.contains(joining.brick)
+            && !in_sync.contains(joining.brick)
+        {
+            // No change is under way, so it was never proposed, or a decided record left it out.
+            self.joining = None;
+            self.dropping.remove(joining.brick);
+            self.drive_all();
+            return self.consider_drops();
+        }
         let mut dropping = self.dropping;
         if self.somebody_waits() {
             let required = self.required();
@@ -410,24 +428,21 @@ impl Group {
         }
         let keep = in_sync.difference(dropping).intersection(self.linked()).intersection(self.trusted());
         let leaving = dropping.intersection(in_sync);
-        let joins = self.joining.is_some_and(|joining| dropping.contains(joining.brick));
-        if (leaving.is_empty() && !joins) || keep.is_empty() || !self.has_quorum_with(self.linked()) {
+        if let Some(joining) = self.joining.filter(|joining| dropping.contains(joining.brick)) {
+            // Its link broke before anybody proposed it.
+            self.dropping.insert(joining.brick);
+            return self.consider_drops();
+        }
+        if leaving.is_empty() || keep.is_empty() || !self.has_quorum_with(self.linked()) {
             return;
         }
         self.dropping = dropping;
-        if leaving.is_empty() {
-            // It was never proposed: nothing has to be undone.
-            self.joining = None;
-            self.dropping = BrickSet::EMPTY;
-            self.drive_all();
-        } else {
-            self.begin_change();
-        }
+        self.begin_change();
     }
 
     /// Bricks that may be the last of S: not those that lost writes with their boot and aren't equal to one
     /// that kept them (rule I12).
-    fn trusted(&self) -> BrickSet {
+    pub(super) fn trusted(&self) -> BrickSet {
         let all = self.bricks_where(|brick| !brick.lost_memory);
         let Some(record) = self.record.as_ref().filter(|_| matches!(self.phase, Phase::Recovering)) else {
             return all;

@@ -38,6 +38,8 @@ pub(super) struct FlushState {
     last_clean: Timestamp,
     /// A flush that nobody asked for is under way.
     background: bool,
+    /// The last copies failed a flush, and none has succeeded since.
+    failed: bool,
 }
 
 /// A flush under way.
@@ -60,6 +62,8 @@ struct Covers {
     writes: u64,
     /// Every write of this generation or below was completed before.
     boundary: Generation,
+    /// No copy of S was known to differ: what made it equal later was not flushed.
+    equal: bool,
 }
 
 impl FlushState {
@@ -73,7 +77,19 @@ impl FlushState {
             stale_bits: true,
             last_clean: now,
             background: false,
+            failed: false,
         }
+    }
+
+    /// The record we took was not closed: its holder's last writes, and what a recovery copied, may be
+    /// anywhere but on stable storage.
+    pub(super) fn note_inherited(&mut self) {
+        self.note_write_completed();
+    }
+
+    /// Whether a flush failed on every copy: another start of a brick may have made it forget that.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(super) fn note_write_completed(&mut self) {
@@ -159,7 +175,8 @@ impl Group {
         // At the end of the numbers (after years) writes share the last generation, and it is never cleaned.
         let boundary = boundary.min(u32::MAX - 1);
         self.flush.generation.0 = current.saturating_add(1);
-        Covers { writes: self.flush.completed_writes, boundary: Generation(boundary) }
+        let equal = self.suspect.is_empty();
+        Covers { writes: self.flush.completed_writes, boundary: Generation(boundary), equal }
     }
 
     pub(super) fn handle_flushed(
@@ -203,22 +220,33 @@ impl Group {
         let required = self.required();
         let Some(flush) = self.flush_mut(key) else { return };
         let (acknowledged, failed, background) = (flush.acknowledged, flush.failed, flush.background);
+        let covers = flush.covers;
         if !required.is_subset_of(acknowledged.union(failed)) {
             return;
         }
         let failed = failed.intersection(required);
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
         if failed.is_empty() {
-            let covers = flush.covers.expect("acknowledged flushes were sent");
+            let covers = covers.expect("acknowledged flushes were sent");
             self.flush.flushed_writes = self.flush.flushed_writes.max(covers.writes);
             self.flush.inherited = false;
             self.flush.background &= !background;
-            self.clean(acknowledged, covers.boundary);
+            self.flush.failed = false;
+            // What a recovery made equal is so for good.
+            self.continuous = self.continuous.union(in_sync);
+            if covers.equal {
+                self.clean(acknowledged, covers.boundary);
+            }
             self.finish(key, Ok(Output::Done));
-        } else if failed == required {
+        } else if in_sync.is_subset_of(failed) {
             // The last copies refuse; a second flush that says OK would prove nothing (rule I7).
             self.flush.background &= !background;
             self.flush.last_clean = self.now;
+            self.flush.failed = true;
             self.finish(key, Err(GroupError::Io));
+            if matches!(self.phase, Phase::Closing) {
+                self.end(GroupError::Io);
+            }
         } else {
             for brick in failed.iter() {
                 self.dropping.insert(brick);

@@ -29,6 +29,8 @@ pub(super) struct Heal {
     pub(super) list: BTreeMap<ShardIndex, BlockSet>,
     /// Pulls under way.
     pub(super) pulls: usize,
+    /// Pages asked for by an earlier attempt say nothing about this one.
+    attempt: u32,
     /// Writes sent and not answered; one marked stale was overtaken by a write that wasn't sent.
     followed: Vec<Followed>,
 }
@@ -51,9 +53,10 @@ pub(super) enum Stage {
 }
 
 impl Heal {
-    pub(super) fn new(source: BrickIndex) -> Heal {
+    pub(super) fn new(source: BrickIndex, attempt: u32) -> Heal {
         Heal {
             source,
+            attempt,
             stage: Stage::Gathering { outstanding: 0, exact: true, lists: false },
             list: BTreeMap::new(),
             pulls: 0,
@@ -77,6 +80,14 @@ impl Heal {
         }
         self.followed.push(Followed { shard, blocks, stale: false });
         true
+    }
+
+    /// A write failed on S, and this brick may have applied it.
+    pub(super) fn relist(&mut self, shard: ShardIndex, blocks: BlockRange) {
+        self.list.entry(shard).or_default().insert_range(blocks);
+        for followed in &mut self.followed {
+            followed.stale |= followed.shard == shard && followed.blocks.overlaps(blocks);
+        }
     }
 
     /// The brick answered a write.
@@ -111,7 +122,8 @@ impl Heal {
 impl Group {
     /// Starts the heal of `target` from `source`: from now on its list is kept.
     pub(super) fn start_heal(&mut self, target: BrickIndex, source: BrickIndex) {
-        let mut heal = Heal::new(source);
+        self.heal_attempts += 1;
+        let mut heal = Heal::new(source, self.heal_attempts);
         // Writes that were sent before tracking began, and those that may be unfinished for long.
         for operation in self.operations.values() {
             if let Kind::Write(write) = &operation.kind
@@ -138,6 +150,7 @@ impl Group {
         start: ShardIndex,
         shards: bool,
     ) {
+        let attempt = self.brick(target).heal.as_ref().map_or(0, |heal| heal.attempt);
         let mut header = self.data_header(if shards { Opcode::ShardList } else { Opcode::DirtyRead });
         header.shard = start;
         let cores: Vec<CoreIndex> = match core {
@@ -145,7 +158,7 @@ impl Group {
             None => self.brick(brick).cores().collect(),
         };
         for core in cores {
-            self.send(brick, core, header, Purpose::Gather { target, shards });
+            self.send(brick, core, header, Purpose::Gather { target, shards, attempt });
             if let Some(Heal { stage: Stage::Gathering { outstanding, .. }, .. }) =
                 &mut self.brick_mut(target).heal
             {
@@ -158,13 +171,15 @@ impl Group {
         &mut self,
         brick: BrickIndex,
         core: CoreIndex,
-        target: BrickIndex,
-        shards: bool,
+        (target, shards, attempt): (BrickIndex, bool, u32),
         reply: &Frame,
     ) {
         let needs_own = !self.continuous.contains(target);
         let full = BlockSet::full(usize::from(self.config.shard_blocks()));
         let Some(heal) = &mut self.brick_mut(target).heal else { return };
+        if heal.attempt != attempt {
+            return;
+        }
         let Stage::Gathering { outstanding, exact, .. } = &mut heal.stage else { return };
         *outstanding -= 1;
         if reply.header.status != Status::Ok {
@@ -189,10 +204,10 @@ impl Group {
                 last = Some(shard);
             }
         }
-        if let Some(last) = last
-            && reply.header.flags.contains(Flags::MORE)
+        if reply.header.flags.contains(Flags::MORE)
+            && let Some(next) = last.and_then(|last| last.0.checked_add(1))
         {
-            self.gather_page(target, brick, Some(core), ShardIndex(last.0 + 1), shards);
+            self.gather_page(target, brick, Some(core), ShardIndex(next), shards);
         }
         self.progress_gather(target);
     }

@@ -78,6 +78,9 @@ pub struct Group {
     /// Bricks that still have to pull the first of them.
     pub(super) suspect_left: BrickSet,
     pub(super) suspect_retry_at: Timestamp,
+    pub(super) heal_attempts: u32,
+    /// The record we took was closed: its copies are equal and durable.
+    pub(super) found_closed: bool,
     /// Members of S that a recovery has made equal to its source.
     pub(super) recovered: BrickSet,
     /// Since when requests wait for bricks that aren't there.
@@ -129,6 +132,8 @@ impl Group {
             suspect: BTreeMap::new(),
             suspect_left: BrickSet::EMPTY,
             suspect_retry_at: Timestamp::ZERO,
+            heal_attempts: 0,
+            found_closed: false,
             recovered: BrickSet::EMPTY,
             stalled_since: None,
             serve_not_before: Timestamp::ZERO,
@@ -234,7 +239,9 @@ impl Group {
             Purpose::Read(key) => self.handle_read(brick, key, reply),
             Purpose::Flush(key) => self.handle_flushed(brick, key, core, reply.header),
             Purpose::JoinFlush => self.handle_join_flushed(brick, status),
-            Purpose::Gather { target, shards } => self.handle_gathered(brick, core, target, shards, reply),
+            Purpose::Gather { target, shards, attempt } => {
+                self.handle_gathered(brick, core, (target, shards, attempt), reply);
+            }
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
             Purpose::Renew => self.handle_renewed(brick, sent_at, reply.header),

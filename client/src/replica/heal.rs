@@ -357,6 +357,7 @@ impl Group {
         let Some(source) = in_sync.first() else { return };
         self.suspect_left = in_sync.without(source);
         if self.suspect_left.is_empty() {
+            // One copy is equal to itself, and a brick that enters S has pulled what it lacked.
             self.suspect.clear();
             return;
         }

@@ -23,6 +23,16 @@ pub enum Quorum {
     First,
 }
 
+impl Quorum {
+    /// Whether `bricks` may decide in a group of `brick_count`.
+    pub fn is_reached_by(self, bricks: BrickSet, brick_count: usize) -> bool {
+        match self {
+            Quorum::Majority => bricks.count() * 2 > brick_count,
+            Quorum::First => bricks.contains(BrickIndex(0)),
+        }
+    }
+}
+
 /// What to do with I/O when no quorum or no good copy can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NoQuorum {
@@ -97,10 +107,7 @@ impl GroupConfig {
     /// Whether `bricks` may decide.
     pub fn is_quorum(&self, bricks: BrickSet) -> bool {
         assert!(self.bricks.len() <= GROUP_BRICKS_MAX);
-        match self.quorum {
-            Quorum::Majority => bricks.count() * 2 > self.bricks.len(),
-            Quorum::First => bricks.contains(BrickIndex(0)),
-        }
+        self.quorum.is_reached_by(bricks, self.bricks.len())
     }
 
     fn with_role(&self, role: Role) -> BrickSet {

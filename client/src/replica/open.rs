@@ -62,6 +62,9 @@ impl Group {
     /// Goes on to the vote when it can be won; gives up when it can't.
     pub(super) fn progress_open(&mut self) {
         self.resolve_lost_memory();
+        if matches!(self.phase, Phase::Opening | Phase::Recovering) {
+            return self.give_up_opening();
+        }
         let Phase::PreVote(vote) = &self.phase else { return };
         let waited = self.now.since(self.opened_at);
         let everybody = self.bricks.iter().all(|brick| brick.attempted);
@@ -98,6 +101,21 @@ impl Group {
         if settled {
             self.phase = Phase::Opening;
             self.begin_change();
+        }
+    }
+
+    /// Bricks went away after the vote: an open ends, it doesn't wait for ever.
+    fn give_up_opening(&mut self) {
+        let linked = self.linked();
+        let good = self.record.as_ref().is_none_or(|record| !record.in_sync.intersection(linked).is_empty());
+        if self.config.is_quorum(linked) && good {
+            self.stalled_since = None;
+            return;
+        }
+        let since = *self.stalled_since.get_or_insert(self.now);
+        if self.now.since(since) >= self.config.brick_timeout {
+            let error = self.stall_error();
+            self.end(error);
         }
     }
 
@@ -155,11 +173,16 @@ impl Group {
             self.catch_up_all();
             return;
         }
-        self.continuous = record.in_sync;
         self.start_serving();
     }
 
     pub(super) fn start_serving(&mut self) {
+        if self.found_closed {
+            self.continuous = self.record.as_ref().expect("just decided").in_sync;
+        } else {
+            self.continuous = BrickSet::EMPTY;
+            self.flush.note_inherited();
+        }
         self.phase = Phase::Serving;
         self.catch_up_all();
         self.actions.push_back(Action::Opened(Ok(())));

@@ -41,6 +41,8 @@ pub(super) enum Purpose {
         target: BrickIndex,
         /// Whether the page is of a shard list.
         shards: bool,
+        /// For which attempt.
+        attempt: u32,
     },
     /// A page of the shard list for the existence cache, of this attempt.
     Existence(u32),
@@ -89,13 +91,9 @@ impl PendingTable {
         pending.into_values().map(|pending| pending.purpose).collect()
     }
 
-    /// When the oldest request to `brick` was sent. Pulls don't count: they take as long as the disks need.
+    /// When the oldest request to `brick` was sent.
     pub(super) fn oldest(&self, brick: BrickIndex) -> Option<Timestamp> {
-        let pending = self.bricks[usize::from(brick.0)].values();
-        pending
-            .filter(|pending| !matches!(pending.purpose, Purpose::Pull(_)))
-            .map(|pending| pending.sent_at)
-            .next()
+        self.bricks[usize::from(brick.0)].values().next().map(|pending| pending.sent_at)
     }
 
     /// Whether a request to `brick` fits.

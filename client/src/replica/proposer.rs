@@ -7,6 +7,8 @@
 use brick_wire::register::{RegisterKey, RegisterState};
 use brick_wire::{BrickIndex, BrickSet, Epoch, SessionId, Status};
 
+use super::interface::Quorum;
+
 /// Ballots tried before giving up: others change the same register all the time.
 pub const ATTEMPTS_MAX: u32 = 16;
 
@@ -32,7 +34,7 @@ pub enum Step {
 pub struct Proposer {
     key: RegisterKey,
     ballot: Epoch,
-    bricks: usize,
+    quorum: (Quorum, usize),
     state: State,
     promised: BrickSet,
     accepted: BrickSet,
@@ -51,12 +53,13 @@ enum State {
 }
 
 impl Proposer {
-    /// A change of `key` by `session` in a group of `bricks` bricks. Its first step is a prepare.
-    pub fn new(key: RegisterKey, session: SessionId, bricks: usize) -> Proposer {
+    /// A change of `key` by `session` in a group of `bricks` bricks with this quorum rule. Its first step is
+    /// a prepare.
+    pub fn new(key: RegisterKey, session: SessionId, quorum: Quorum, bricks: usize) -> Proposer {
         Proposer {
             key,
             ballot: Epoch { counter: 1, session },
-            bricks,
+            quorum: (quorum, bricks),
             state: State::Preparing,
             promised: BrickSet::EMPTY,
             accepted: BrickSet::EMPTY,
@@ -118,7 +121,7 @@ impl Proposer {
         if state.accepted != Epoch::ZERO && better {
             self.best = Some((state.accepted, state.value.clone()));
         }
-        if self.promised.count() * 2 <= self.bricks {
+        if !self.quorum.0.is_reached_by(self.promised, self.quorum.1) {
             return Step::Wait;
         }
         self.state = State::Deciding;
@@ -144,7 +147,7 @@ impl Proposer {
             _ => return Step::Wait,
         }
         self.accepted.insert(brick);
-        if self.accepted.count() * 2 <= self.bricks {
+        if !self.quorum.0.is_reached_by(self.accepted, self.quorum.1) {
             return Step::Wait;
         }
         let value = value.clone();

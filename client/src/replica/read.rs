@@ -49,7 +49,7 @@ impl Group {
         // count, and only a brick that was fenced can tell that somebody else wrote there meanwhile.
         let failed = read.failed;
         let in_sync = self.record.as_ref().expect("serving").in_sync;
-        let mut candidates = in_sync.intersection(self.ready()).difference(failed);
+        let mut candidates = in_sync.intersection(self.ready()).difference(failed).difference(self.dropping);
         if self.suspect.get(&shard).is_some_and(|suspect| suspect.intersects(blocks)) {
             // The copies may differ here: everybody reads the same one (rule I9).
             candidates = candidates.intersection(in_sync.first().map(BrickSet::only).unwrap_or_default());
@@ -85,8 +85,8 @@ impl Group {
             Status::StaleEpoch | Status::AheadEpoch => {
                 self.note_wrong_epoch(brick, reply.header.status, current);
             }
-            Status::Io => self.note_bad_read(brick, key),
-            _ => return self.reset_link(brick, "it refused a read as invalid"),
+            Status::Io | Status::Invalid | Status::NoSpace => self.note_bad_read(brick, key),
+            _ => return self.reset_link(brick, "it can't read"),
         }
         self.drive(key);
     }

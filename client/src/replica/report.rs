@@ -69,8 +69,11 @@ impl Group {
                 times.push(self.opened_at + SETTLE);
                 times.push(self.opened_at + self.config.brick_timeout);
             }
-            Phase::Opening => {}
+            Phase::Opening => times.extend(self.stalled_since.map(|since| since + self.config.brick_timeout)),
             Phase::Recovering | Phase::Serving | Phase::Closing => times.push(self.renew_at),
+        }
+        if matches!(self.phase, Phase::Recovering) {
+            times.extend(self.stalled_since.map(|since| since + self.config.brick_timeout));
         }
         times.extend(self.change_timeout());
         times.extend(self.heal_timeout());
@@ -157,14 +160,14 @@ impl Group {
         };
         let last = page.shards.last().copied();
         self.existing_next.extend(page.shards);
-        if let Some(last) = last
-            && reply.header.flags.contains(Flags::MORE)
+        if reply.header.flags.contains(Flags::MORE)
+            && let Some(next) = last.and_then(|last| last.0.checked_add(1))
         {
             if !self.may_send() || !self.ready().contains(brick) {
                 return self.restart_existence();
             }
             let mut header = self.data_header(Opcode::ShardList);
-            header.shard = ShardIndex(last.0 + 1);
+            header.shard = ShardIndex(next);
             self.existence_pages += 1;
             self.send(brick, core, header, Purpose::Existence(attempt));
         }

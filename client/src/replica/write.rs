@@ -173,17 +173,14 @@ impl Group {
         match reply.status {
             Status::Ok => write.applied.insert(brick),
             Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
-            Status::BadChecksum => {
+            Status::BadChecksum if write.checksum_retries < CHECKSUM_RETRIES_MAX => {
                 write.checksum_retries += 1;
-                if write.checksum_retries > CHECKSUM_RETRIES_MAX {
-                    return self.reset_link(brick, "writes arrive there with wrong checksums");
-                }
             }
-            Status::NoSpace | Status::Io | Status::FlushFailed => {
+            Status::BadChecksum | Status::NoSpace | Status::Io | Status::FlushFailed | Status::Invalid => {
                 write.refused.insert(brick);
                 write.refusal = reply.status;
             }
-            _ => return self.reset_link(brick, "it refused a write as invalid"),
+            _ => return self.reset_link(brick, "it can't write"),
         }
         self.drive(key);
     }
@@ -219,16 +216,18 @@ impl Group {
         }
         let (shard, blocks, refusal) = (operation.shard, operation.blocks, write.refusal);
         let refused = write.refused.intersection(required);
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
         if refused.is_empty() {
             if self.config.is_quorum(write.applied) {
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
             }
-        } else if refused == required {
+        } else if in_sync.is_subset_of(refused) {
             // No copy is better than another (GlusterFS issue 4613): the user is told and S stays.
             self.flush.note_write_completed();
             self.note_suspect(shard, blocks);
+            self.list_refused(shard, blocks);
             let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
             self.finish(key, Err(error));
         } else {
@@ -239,9 +238,22 @@ impl Group {
         }
     }
 
+    /// S refused a write that bricks outside S may have applied: they have to be compared there.
+    fn list_refused(&mut self, shard: ShardIndex, blocks: BlockRange) {
+        for brick in self.heal_targets().iter() {
+            let heal = self.brick_mut(brick).heal.as_mut().expect("selected by it");
+            heal.relist(shard, blocks);
+            if self.joining.is_some_and(|joining| joining.brick == brick) {
+                // It was equal, and isn't any more.
+                self.stop_heal(brick);
+            }
+        }
+    }
+
     /// The copies in S may differ in these blocks: they are read from one brick until they are equal.
     fn note_suspect(&mut self, shard: ShardIndex, blocks: BlockRange) {
-        if self.required().count() > 1 {
+        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        if in_sync.count() > 1 {
             self.suspect.entry(shard).or_default().insert_range(blocks);
         }
     }

@@ -199,14 +199,29 @@ impl Volume {
         if value.image.is_nil() {
             return Err(unknown());
         }
-        let attributes = home.read(&RegisterKey::Image(value.image)).await?.ok_or_else(unknown)?;
-        Ok(ImageValue::from_bytes(&attributes)?)
+        self.attributes(value.image).await?.ok_or_else(unknown)
+    }
+
+    async fn attributes(&self, image: ImageUuid) -> Result<Option<ImageValue>, VolumeError> {
+        let home = self.reach_quorum(0).await?;
+        let value = home.read(&RegisterKey::Image(image)).await?;
+        Ok(value.as_deref().map(ImageValue::from_bytes).transpose()?)
     }
 
     /// Opens an image: in every group of its layout, in order, or not at all.
     pub async fn open_image(&self, name: &ImageName, options: OpenOptions) -> Result<Image, VolumeError> {
         let value = self.resolve(name).await?;
         let sessions = self.open_sessions(&value, Purpose::Client, options).await?;
+        // It may have been removed while its lease was waited for; now that it is ours it can't be.
+        match self.attributes(value.image).await {
+            Ok(Some(current)) if current.state == ImageState::Live => {}
+            other => {
+                for session in &sessions {
+                    let _gave_back = session.close().await;
+                }
+                return Err(other.err().unwrap_or_else(|| VolumeError::UnknownImage(name.clone())));
+            }
+        }
         for session in &sessions {
             // Or a fresh image would seem to hold data, and an export would read what was never written.
             session.shards_listed(self.config.io_timeout).await;
@@ -295,8 +310,14 @@ impl Volume {
         let home = self.reach_quorum(0).await?;
         let removing = ImageValue { state: ImageState::Removing, ..value.clone() };
         home.change(&RegisterKey::Image(value.image), |_, _| Ok(removing.to_bytes())).await?;
+        self.remove_shards(&removing, sessions).await
+    }
+
+    /// Frees the name of an image that is being removed.
+    async fn free_name(&self, value: &ImageValue) -> Result<(), VolumeError> {
         let operation = OperationUuid(uuid::Uuid::new_v4());
-        home.change(&RegisterKey::Name(name.as_str().to_owned()), |current, _| {
+        let home = self.reach_quorum(0).await?;
+        home.change(&RegisterKey::Name(value.name.clone()), |current, _| {
             let current = current.map(NameValue::from_bytes).transpose()?;
             match current {
                 // Somebody freed the name and used it again: it isn't ours any more.
@@ -305,16 +326,18 @@ impl Volume {
             }
         })
         .await?;
-        self.remove_shards(&removing, sessions).await
+        Ok(())
     }
 
-    /// Deletes shards wherever bricks answer; the image is removed when every data brick did.
+    /// Frees the name and deletes shards wherever bricks answer; the image is removed when every data brick
+    /// did. Whoever finds an interrupted removal repeats it from here.
     pub(super) async fn remove_shards(
         &self,
         value: &ImageValue,
         sessions: Vec<Session>,
     ) -> Result<(), VolumeError> {
         let failed = |source| VolumeError::Image { name: value.name.clone(), source };
+        self.free_name(value).await?;
         let mut everywhere = true;
         for (group, session) in value.groups.iter().zip(&sessions) {
             let output = session.request(Request::Remove).await.map_err(failed)?;

@@ -9,7 +9,7 @@ use brick_wire::decode::Frame;
 use brick_wire::register::{
     RegisterEntry, RegisterKey, RegisterKind, RegisterListRequest, RegisterPage, RegisterState,
 };
-use brick_wire::{BrickIndex, Epoch, Flags, Header, Opcode, RequestId, Status};
+use brick_wire::{BrickIndex, BrickSet, Epoch, Flags, Header, Opcode, RequestId, Status};
 use tokio::sync::mpsc;
 
 use super::{Volume, VolumeError};
@@ -17,6 +17,7 @@ use crate::config::Group;
 use crate::driver::clock::jittered;
 use crate::driver::connection::ConnectError;
 use crate::driver::control::Control;
+use crate::replica::Quorum;
 use crate::replica::proposer::{Proposer, Step};
 
 /// First pause after a refused ballot.
@@ -27,6 +28,7 @@ pub(super) struct Reached {
     pub(super) controls: Vec<Result<Rc<Control>, ConnectError>>,
     session: brick_wire::SessionId,
     group: usize,
+    quorum: Quorum,
 }
 
 type Answer = (BrickIndex, Result<Frame, ConnectError>);
@@ -36,7 +38,8 @@ impl Volume {
     pub(super) async fn reach_quorum(&self, group: usize) -> Result<Reached, VolumeError> {
         let session = Volume::fresh_session();
         let controls = self.reach(&self.config.groups[group], session).await;
-        let reached = Reached { controls, session, group };
+        let quorum = self.config.groups[group].quorum;
+        let reached = Reached { controls, session, group, quorum };
         reached.check_quorum()?;
         Ok(reached)
     }
@@ -48,8 +51,8 @@ impl Volume {
 
 impl Reached {
     fn check_quorum(&self) -> Result<(), VolumeError> {
-        let voters = self.voters().count();
-        if voters * 2 > self.controls.len() {
+        let voters: BrickSet = self.voters().map(|(brick, _)| brick).collect();
+        if self.is_quorum(voters) {
             return Ok(());
         }
         let reasons: Vec<String> = self
@@ -63,10 +66,14 @@ impl Reached {
             .collect();
         Err(VolumeError::NoQuorum {
             group: self.group,
-            answered: voters,
+            answered: voters.count(),
             bricks: self.controls.len(),
             reasons: reasons.join("; "),
         })
+    }
+
+    fn is_quorum(&self, bricks: BrickSet) -> bool {
+        self.quorum.is_reached_by(bricks, self.controls.len())
     }
 
     /// Bricks that are there and may vote.
@@ -99,7 +106,7 @@ impl Reached {
         key: &RegisterKey,
         mut decide: impl FnMut(Option<&[u8]>, Epoch) -> Result<Vec<u8>, VolumeError>,
     ) -> Result<Vec<u8>, VolumeError> {
-        let mut proposer = Proposer::new(key.clone(), self.session, self.controls.len());
+        let mut proposer = Proposer::new(key.clone(), self.session, self.quorum, self.controls.len());
         let mut step = proposer.start();
         let mut pause = RETRY_PAUSE;
         loop {
@@ -177,21 +184,23 @@ impl Reached {
 
     /// The newest value that any voter accepted. For epoch records, which only their holder may decide.
     pub(super) async fn read_newest(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
-        let newest = self.read_states(key).await?.into_iter().max_by_key(|state| state.accepted);
+        let states = self.read_states(key).await?.into_iter().map(|(_, state)| state);
+        let newest = states.max_by_key(|state| state.accepted);
         Ok(newest.filter(|state| state.accepted != Epoch::ZERO).map(|state| state.value))
     }
 
     /// What a quorum of voters holds of a register.
-    async fn read_states(&self, key: &RegisterKey) -> Result<Vec<RegisterState>, VolumeError> {
+    async fn read_states(&self, key: &RegisterKey) -> Result<Vec<(BrickIndex, RegisterState)>, VolumeError> {
         let header = Header::request(Opcode::RegisterRead, RequestId(0));
         let (count, mut answers) = self.broadcast(header, &key.to_bytes());
-        let mut states = Vec::new();
+        let (mut states, mut answered) = (Vec::new(), BrickSet::EMPTY);
         for _ in 0..count {
             if let Some((brick, Ok(frame))) = answers.recv().await {
-                states.push(self.state(brick, &frame)?);
+                states.push((brick, self.state(brick, &frame)?));
+                answered.insert(brick);
             }
         }
-        if states.len() * 2 > self.controls.len() { Ok(states) } else { Err(self.lost_quorum()) }
+        if self.is_quorum(answered) { Ok(states) } else { Err(self.lost_quorum()) }
     }
 
     /// The decided value of a register, linearizable: if a quorum doesn't agree on what was accepted last,
@@ -199,9 +208,10 @@ impl Reached {
     pub(super) async fn read(&self, key: &RegisterKey) -> Result<Option<Vec<u8>>, VolumeError> {
         assert_ne!(key.kind(), RegisterKind::Epoch, "an epoch record is decided by its holder");
         let states = self.read_states(key).await?;
-        let newest = states.iter().max_by_key(|state| state.accepted).expect("a quorum isn't empty");
-        let agree = states.iter().filter(|state| state.accepted == newest.accepted).count();
-        if agree * 2 > self.controls.len() {
+        let newest = states.iter().map(|(_, state)| state).max_by_key(|state| state.accepted);
+        let newest = newest.expect("a quorum isn't empty");
+        let agree = states.iter().filter(|(_, state)| state.accepted == newest.accepted);
+        if self.is_quorum(agree.map(|(brick, _)| *brick).collect()) {
             return Ok((newest.accepted != Epoch::ZERO).then(|| newest.value.clone()));
         }
         if newest.accepted == Epoch::ZERO {
@@ -217,11 +227,11 @@ impl Reached {
         kind: RegisterKind,
     ) -> Result<BTreeMap<RegisterKey, RegisterState>, VolumeError> {
         let mut newest: BTreeMap<RegisterKey, RegisterState> = BTreeMap::new();
-        let mut answered = 0;
+        let mut answered = BrickSet::EMPTY;
         for (brick, control) in self.voters() {
             match list_one(control, brick, kind).await {
                 Ok(entries) => {
-                    answered += 1;
+                    answered.insert(brick);
                     for entry in entries {
                         let state = newest.entry(entry.key).or_default();
                         if entry.state.accepted > state.accepted {
@@ -233,7 +243,7 @@ impl Reached {
                 Err(error) => return Err(error),
             }
         }
-        if answered * 2 <= self.controls.len() {
+        if !self.is_quorum(answered) {
             return Err(self.lost_quorum());
         }
         Ok(newest)

@@ -8,7 +8,7 @@ use brick_wire::handshake::PeerKind;
 use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
 use brick_wire::record::{EpochRecord, RecordKind};
 use brick_wire::register::{ImageValue, RegisterKey};
-use brick_wire::{BrickIndex, BrickUuid, CoreIndex, Epoch, Flags, ImageUuid, Opcode, Role, Status};
+use brick_wire::{BrickIndex, BrickSet, BrickUuid, CoreIndex, Epoch, Flags, ImageUuid, Opcode, Role, Status};
 
 use super::{Volume, VolumeError};
 use crate::driver::control::Control;
@@ -238,7 +238,11 @@ impl Volume {
             .iter()
             .enumerate()
             .all(|(index, brick)| brick.role == Role::Arbiter || in_sync(index));
-        let (state, reason) = if online * 2 <= group.bricks.len() {
+        let reachable: BrickSet = (0..answers.len())
+            .filter(|index| answers[*index].is_some())
+            .map(|index| BrickIndex(index as u8))
+            .collect();
+        let (state, reason) = if !group.quorum.is_reached_by(reachable, group.bricks.len()) {
             (
                 HealthState::NoQuorum,
                 format!("{online} of {} bricks of group {index} answer", group.bricks.len()),

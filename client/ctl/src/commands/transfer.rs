@@ -72,7 +72,7 @@ pub async fn import(
 /// Copies the source's data; what it doesn't hold must read as zeros afterwards.
 async fn fill(image: &Image, source: &Source, name: &ImageName, overwrite: bool) -> Result<u64, Error> {
     let holds_data = |error| image_error(name, error);
-    let extents = image.block_status(0, image.size_bytes()).map_err(holds_data)?;
+    let extents = image.block_status(0, image.size_bytes()).await.map_err(holds_data)?;
     if !overwrite && extents.iter().any(|extent| extent.allocated) {
         return Err(Error::HoldsData(name.to_string()));
     }
@@ -156,7 +156,7 @@ async fn drain(image: &Image, name: &ImageName, file: &Path, force: bool) -> Res
     let mut reads = Pipeline::new(name);
     let mut offsets = VecDeque::new();
     let (mut at, mut copied) = (0, 0);
-    for extent in image.block_status(0, image.size_bytes()).map_err(failed)? {
+    for extent in image.block_status(0, image.size_bytes()).await.map_err(failed)? {
         let end = at + extent.length_bytes;
         while extent.allocated && at < end {
             let length = (end - at).min(CHUNK_BYTES as u64);
