@@ -11,6 +11,7 @@ mod output;
 mod signals;
 
 use std::error::Error as _;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -62,5 +63,6 @@ fn bad_value(error: &clap::Error) -> String {
 
 fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
