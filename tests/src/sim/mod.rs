@@ -24,6 +24,7 @@ pub mod link;
 pub mod log;
 pub mod network;
 pub mod random;
+pub mod scenario;
 pub mod session;
 pub mod user;
 pub mod world;

@@ -294,7 +294,7 @@ impl World {
     }
 
     /// A fresh tag for `blocks` blocks.
-    pub(super) fn new_tag(&mut self, blocks: u16) -> u64 {
+    pub fn new_tag(&mut self, blocks: u16) -> u64 {
         let tag = self.next_tag << 8;
         assert!(blocks <= 256);
         self.next_tag += 1;

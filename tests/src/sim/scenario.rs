@@ -1,0 +1,137 @@
+//! Steps for scripted stories: one thing after the other, in a world where nothing happens by itself.
+//!
+//! Every step panics when the cluster doesn't do what it must; the checker listens all the time.
+
+use std::time::Duration;
+
+use brick_client::replica::{GroupError, Output, State, UserRequest};
+use brick_wire::{BlockRange, BrickIndex, BrickSet, Role, SessionId, ShardIndex};
+
+use super::checker::What;
+use super::config::Config;
+use super::content::Tag;
+use super::log::Recording;
+use super::random::Random;
+use super::session::Answer;
+use super::world::World;
+
+/// 2 data bricks and an arbiter.
+pub const ARBITERED: [Role; 3] = [Role::Data, Role::Data, Role::Arbiter];
+/// 3 data bricks.
+pub const THREEFOLD: [Role; 3] = [Role::Data; 3];
+
+/// A story.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Where it takes place.
+    pub world: World,
+}
+
+impl Scenario {
+    /// Everything runs, the image is there, nobody has it open.
+    pub fn new(roles: &[Role]) -> Scenario {
+        Scenario { world: World::new(Config::quiet(roles), Random::new(7), Recording::Hash) }
+    }
+
+    /// Client 0 opens the image.
+    pub fn open(&mut self) -> SessionId {
+        self.world.open_until_served(0).expect("the image can be opened")
+    }
+
+    /// What an attempt to open comes to.
+    pub fn try_open(&mut self, client: usize, takeover: bool) -> (SessionId, Answer<()>) {
+        let id = self.world.open_by_hand(client, takeover);
+        self.until("the image is opened or not", |world| world.sessions[&id].opened.is_some());
+        let opened = self.world.sessions[&id].opened.clone().expect("waited for");
+        (id, opened)
+    }
+
+    /// Runs until something is so.
+    pub fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) {
+        self.world.until(what, done).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// Asks for a write of one block, and doesn't wait.
+    pub fn begin_write(&mut self, id: SessionId, shard: u32, block: u16) -> (UserRequest, Tag) {
+        let tag = self.world.new_tag(1);
+        let (shard, blocks) = (ShardIndex(shard), BlockRange::new(block, 1));
+        let what = What::Write { shard, blocks, half: None, tag, fua: false };
+        (self.world.request(id, what), tag)
+    }
+
+    /// What a request comes to.
+    pub fn answer(&mut self, id: SessionId, request: UserRequest) -> Answer<Output> {
+        self.world.answer(id, request).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// What a write of one block comes to.
+    pub fn try_write(&mut self, id: SessionId, shard: u32, block: u16) -> Answer<Output> {
+        let (request, _) = self.begin_write(id, shard, block);
+        self.answer(id, request)
+    }
+
+    /// Writes one block; returns its tag.
+    pub fn write(&mut self, id: SessionId, shard: u32, block: u16) -> Tag {
+        let (request, tag) = self.begin_write(id, shard, block);
+        self.answer(id, request).expect("the write succeeds");
+        tag
+    }
+
+    /// What a flush comes to.
+    pub fn try_flush(&mut self, id: SessionId) -> Answer<Output> {
+        let request = self.world.request(id, What::Flush);
+        self.answer(id, request)
+    }
+
+    /// Kills a brick's process.
+    pub fn kill(&mut self, brick: u8) {
+        self.world.kill_brick(BrickIndex(brick));
+    }
+
+    /// Takes a brick's power.
+    pub fn lose_power(&mut self, brick: u8) {
+        self.world.lose_power(BrickIndex(brick));
+    }
+
+    /// Starts a brick.
+    pub fn start(&mut self, brick: u8) {
+        self.world.start_brick(BrickIndex(brick));
+    }
+
+    /// S, as a session knows it.
+    pub fn in_sync(&self, id: SessionId) -> BrickSet {
+        self.world.sessions[&id].group.report().in_sync
+    }
+
+    /// Waits until every data brick is in sync.
+    pub fn until_healthy(&mut self, id: SessionId) {
+        self.until("every brick is in sync", |world| {
+            world.sessions[&id].group.report().state == State::Healthy
+        });
+    }
+
+    /// Runs for a while.
+    pub fn pause(&mut self, milliseconds: u64) {
+        self.world.run_for(Duration::from_millis(milliseconds));
+        assert_eq!(self.world.checker.complaint, None);
+    }
+
+    /// What a brick would hold of a block if its power went.
+    pub fn durable(&self, brick: usize, shard: u32, block: u16) -> Tag {
+        let file = self.world.file(ShardIndex(shard));
+        self.world.bricks[brick].disk.durable(file, block)[0]
+    }
+
+    /// The good end: closes, stops every brick, and compares what they hold.
+    pub fn end(mut self, id: SessionId) {
+        let world = &mut self.world;
+        let outcome = world.close(id).and_then(|()| world.stop_all()).and_then(|()| world.audit());
+        outcome.unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(self.world.checker.complaint, None);
+    }
+}
+
+/// Whether an answer is this kind of error.
+pub fn is_error<T>(answer: &Answer<T>, kind: impl Fn(&GroupError) -> bool) -> bool {
+    matches!(answer, Err(error) if kind(error))
+}

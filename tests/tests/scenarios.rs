@@ -1,0 +1,257 @@
+//! Stories that operators know, told step by step to the simulated cluster.
+//!
+//! Each test names its area and situation, and its first comment says what must come of it.
+
+use std::time::Duration;
+
+use brick_client::replica::GroupError;
+use brick_tests::sim::network::ConnectionKey;
+use brick_tests::sim::scenario::{ARBITERED, Scenario, THREEFOLD, is_error};
+use brick_wire::{BrickIndex, BrickSet};
+
+fn bricks(indexes: &[u8]) -> BrickSet {
+    indexes.iter().copied().map(BrickIndex).collect()
+}
+
+/// heal: brick returns while writes go on. It moves the blocks that changed, and no others.
+#[test]
+fn heal_moves_exactly_the_changed_blocks() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    for block in 0..64 {
+        scenario.write(id, 0, block);
+    }
+    scenario.try_flush(id).unwrap();
+    scenario.pause(10);
+    scenario.kill(1);
+    for round in 0..1000 {
+        scenario.write(id, 0, round % 40);
+    }
+    assert_eq!(scenario.in_sync(id), bricks(&[0]));
+    scenario.start(1);
+    for round in 0..100 {
+        scenario.write(id, 0, round % 40);
+    }
+    scenario.until_healthy(id);
+    let report = scenario.world.sessions[&id].group.report();
+    assert!(report.compared_blocks <= 40 && report.healed_blocks <= 40, "{report:?}");
+    assert!(report.healed_blocks > 0, "{report:?}");
+    scenario.end(id);
+}
+
+/// open: the stale copy and the arbiter. A quorum, but it must refuse rather than serve old data.
+#[test]
+fn open_refuses_a_stale_copy() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    let tag = scenario.write(id, 0, 0);
+    scenario.world.close(id).unwrap();
+    scenario.kill(0);
+    scenario.start(1);
+    let (stale, opened) = scenario.try_open(0, false);
+    assert!(is_error(&opened, |error| matches!(error, GroupError::NoGoodCopy { .. })), "{opened:?}");
+    scenario.world.drop_session(stale, false);
+    scenario.start(0);
+    let id = scenario.open();
+    scenario.until_healthy(id);
+    scenario.pause(100);
+    assert_eq!(scenario.durable(1, 0, 0), tag);
+    scenario.end(id);
+}
+
+/// quorum: two of three away. I/O waits for the I/O timeout, fails, and works again when they are back.
+#[test]
+fn quorum_lost_fails_after_the_timeout_and_resumes() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.kill(2);
+    let before = scenario.world.now();
+    let answer = scenario.try_write(id, 0, 1);
+    assert!(is_error(&answer, |error| matches!(error, GroupError::NoQuorum { .. })), "{answer:?}");
+    let waited = scenario.world.now().since(before);
+    let patience = scenario.world.config.io_timeout;
+    assert!(waited >= patience && waited < patience + Duration::from_millis(500), "{waited:?}");
+    scenario.start(1);
+    scenario.start(2);
+    scenario.pause(1000);
+    scenario.write(id, 0, 1);
+    scenario.until_healthy(id);
+    scenario.pause(1000);
+    scenario.end(id);
+}
+
+/// recovery: a client dies with a write on one copy only. The next session makes the copies equal.
+#[test]
+fn recovery_makes_a_dead_clients_last_write_equal() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 3);
+    let host = scenario.world.network.client_host(0);
+    scenario.world.network.set_blocked(host, 1, true);
+    let (_, tag) = scenario.begin_write(id, 0, 3);
+    scenario.pause(5);
+    scenario.world.drop_session(id, true);
+    scenario.pause(3000);
+    scenario.world.network.heal(&mut scenario.world.agenda);
+    let id = scenario.open();
+    let request = scenario.world.request(
+        id,
+        brick_tests::sim::checker::What::Read(brick_wire::ShardIndex(0), brick_wire::BlockRange::new(3, 1)),
+    );
+    scenario.answer(id, request).unwrap();
+    scenario.try_flush(id).unwrap();
+    assert_eq!(scenario.durable(0, 0, 3), scenario.durable(1, 0, 3));
+    assert_eq!(scenario.durable(0, 0, 3), tag);
+    scenario.until_healthy(id);
+    scenario.pause(1000);
+    scenario.end(id);
+}
+
+/// flush: the only copy in sync loses power with unflushed writes. The session has to say so.
+#[test]
+fn flush_reports_writes_lost_with_the_only_copy() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.write(id, 0, 1);
+    scenario.lose_power(0);
+    scenario.pause(100);
+    scenario.start(0);
+    let answer = scenario.try_flush(id);
+    assert!(is_error(&answer, |error| *error == GroupError::LostWrites), "{answer:?}");
+    scenario.world.drop_session(id, false);
+    scenario.start(1);
+    let id = scenario.open();
+    scenario.until_healthy(id);
+    scenario.pause(1000);
+    scenario.end(id);
+}
+
+/// lease: a takeover. The old session never completes anything again.
+#[test]
+fn lease_taken_over_fences_the_old_session() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let old = scenario.open();
+    scenario.write(old, 0, 0);
+    let (held, opened) = scenario.try_open(1, false);
+    assert!(is_error(&opened, |error| matches!(error, GroupError::Held { .. })), "{opened:?}");
+    scenario.world.drop_session(held, false);
+    let (new, opened) = scenario.try_open(1, true);
+    opened.unwrap();
+    scenario.write(new, 0, 0);
+    let answer = scenario.try_write(old, 0, 0);
+    assert!(is_error(&answer, |error| matches!(error, GroupError::Fenced { .. })), "{answer:?}");
+    scenario.write(new, 0, 0);
+    scenario.world.drop_session(old, false);
+    scenario.until_healthy(new);
+    scenario.pause(100);
+    scenario.end(new);
+}
+
+/// fencing: connections break with a write at a slow disk. The write never lands after its repetition, or
+/// after the next write to the same block.
+#[test]
+fn fencing_drains_a_broken_connections_write() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.world.brick(BrickIndex(0)).slowness = 2000;
+    let (first, _) = scenario.begin_write(id, 0, 0);
+    scenario.pause(2);
+    scenario.world.brick(BrickIndex(0)).slowness = 1;
+    let world = &mut scenario.world;
+    let keys: Vec<ConnectionKey> = world.network.keys();
+    for key in keys {
+        world.network.reset(&mut world.agenda, &mut world.random, key);
+    }
+    let (second, tag) = scenario.begin_write(id, 0, 0);
+    scenario.answer(id, first).unwrap();
+    scenario.answer(id, second).unwrap();
+    scenario.until_healthy(id);
+    scenario.try_flush(id).unwrap();
+    scenario.pause(1000);
+    assert_eq!((scenario.durable(0, 0, 0), scenario.durable(1, 0, 0)), (tag, tag));
+    scenario.end(id);
+}
+
+/// join: what a brick pulled is flushed before it counts as a copy.
+#[test]
+fn join_flushes_before_it_counts() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    for block in 0..8 {
+        scenario.write(id, 1, block);
+    }
+    scenario.try_flush(id).unwrap();
+    scenario.kill(1);
+    let tags: Vec<u64> = (0..8).map(|block| scenario.write(id, 1, block)).collect();
+    scenario.start(1);
+    scenario.until("the brick is in sync again", |world| {
+        world.sessions[&id].group.report().in_sync == bricks(&[0, 1])
+    });
+    for (block, tag) in tags.iter().enumerate() {
+        assert_eq!(scenario.durable(1, 1, block as u16), *tag, "block {block}");
+    }
+    scenario.pause(100);
+    scenario.end(id);
+}
+
+/// space: one brick is full. The write succeeds on the other, and the full one leaves S.
+#[test]
+fn space_gone_on_one_brick_drops_it() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.world.brick(BrickIndex(1)).full = true;
+    scenario.write(id, 2, 0);
+    assert_eq!(scenario.in_sync(id), bricks(&[0]));
+    scenario.world.brick(BrickIndex(1)).full = false;
+    scenario.until_healthy(id);
+    scenario.pause(100);
+    scenario.end(id);
+}
+
+/// space: every brick is full. The user is told, and no copy is worse than the other (GlusterFS issue 4613).
+#[test]
+fn space_gone_everywhere_keeps_the_copies() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.world.brick(BrickIndex(0)).full = true;
+    scenario.world.brick(BrickIndex(1)).full = true;
+    let answer = scenario.try_write(id, 2, 0);
+    assert!(is_error(&answer, |error| *error == GroupError::NoSpace), "{answer:?}");
+    assert_eq!(scenario.in_sync(id), bricks(&[0, 1]));
+    scenario.world.brick(BrickIndex(0)).full = false;
+    scenario.world.brick(BrickIndex(1)).full = false;
+    scenario.write(id, 2, 0);
+    scenario.pause(15_000);
+    scenario.end(id);
+}
+
+/// heal: a second brick of three dies during the first one's heal. I/O goes on, and both come back.
+#[test]
+fn heal_survives_a_second_failure() {
+    let mut scenario = Scenario::new(&THREEFOLD);
+    let id = scenario.open();
+    for block in 0..64 {
+        scenario.write(id, 0, block);
+    }
+    scenario.kill(2);
+    for block in 0..64 {
+        scenario.write(id, 0, block);
+    }
+    scenario.start(2);
+    scenario.until("the heal has begun", |world| world.sessions[&id].group.report().blocks_to_heal > 0);
+    scenario.kill(1);
+    for block in 0..64 {
+        scenario.write(id, 1, block);
+    }
+    scenario.start(1);
+    scenario.until_healthy(id);
+    scenario.pause(100);
+    scenario.end(id);
+}
