@@ -103,6 +103,7 @@ impl Engine {
             }
             CoreMessage::Acknowledge { broadcast, core } => self.handle_acknowledge(broadcast, core),
             CoreMessage::Departed { connection } => self.connection_departed(connection),
+            CoreMessage::Distrust => self.distrust_maps(),
             CoreMessage::Stamped { membership } => self.config.membership = Some(membership),
         }
     }

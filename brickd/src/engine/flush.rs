@@ -64,6 +64,11 @@ impl Syncs {
         !self.must_rewrite.is_empty() || !self.lost_directories.is_empty()
     }
 
+    /// The shard's blocks that have to be rewritten.
+    pub(super) fn must_be_rewritten(&self, key: ShardKey) -> Option<&BlockSet> {
+        self.must_rewrite.get(&key)
+    }
+
     /// Whether a sync of the image runs.
     pub(super) fn is_running(&self, image: ImageUuid) -> bool {
         self.running.keys().any(|target| target.image() == image)

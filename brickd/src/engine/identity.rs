@@ -57,7 +57,15 @@ impl Engine {
     /// `BlankDeclare`: the record knows a later start of this brick than this one.
     pub(super) fn blank_declare(&mut self, id: ConnectionId, header: Header) -> Outcome {
         self.identity.blank = true;
+        self.tell_others(|| CoreMessage::Distrust);
+        self.distrust_maps();
         self.change_identity(id, header, Change::DeclareBlank)
+    }
+
+    /// The brick is an older copy of itself: what its maps don't mark may differ all the same.
+    pub(super) fn distrust_maps(&mut self) {
+        let images: Vec<_> = self.files.images().chain(self.fences.images()).collect();
+        images.into_iter().for_each(|image| self.dirty.set_inexact(image));
     }
 
     /// `BlankClear`: every register was learned.

@@ -406,6 +406,8 @@ pub enum CoreMessage {
         connection: ConnectionId,
     },
     /// Core 0 to all: the brick was stamped. Without it, only core 0 could say hello to other bricks
+    /// Core 0 to all: the brick was declared blank, so no dirty map of it is exact.
+    Distrust,
     /// before the next start.
     Stamped {
         /// As what.

@@ -137,7 +137,7 @@ impl Engine {
         let fences = Fences::new(&registers);
         let leases = Leases::new(&fences);
         let mut dirty = DirtyMaps::default();
-        if config.clean_start {
+        if config.clean_start && !config.blank {
             saved.into_iter().for_each(|map| dirty.load(map));
         } else {
             shards.iter().for_each(|(image, _)| dirty.set_inexact(*image));

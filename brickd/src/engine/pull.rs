@@ -311,8 +311,17 @@ impl Engine {
             self.blocks_written(key, blocks);
         } else {
             let seed = self.requests.open[&job].header.epoch.counter;
+            let lost = self.syncs.must_be_rewritten(key).cloned().unwrap_or_default();
+            let run_blocks = self.tasks[&token].target.blocks;
+            let hash = |(block, bytes)| {
+                let hash = block_hash(bytes, seed);
+                // A block whose sync failed may read well and be lost all the same: it has to be written
+                // again (rule I7), so the source must not find it equal.
+                if lost.contains(block) { !hash } else { hash }
+            };
+            let hashes = run_blocks.iter().zip(buffer.chunks_exact(BLOCK_SIZE)).map(hash).collect();
             let run = self.pull_run(token);
-            run.hashes = buffer.chunks_exact(BLOCK_SIZE).map(|block| block_hash(block, seed)).collect();
+            run.hashes = hashes;
             run.step = Step::Link;
             // The network may take its time; the slot has others to serve.
             self.task(token).slot = None;
