@@ -3,7 +3,7 @@
 //! Exit status 0 only on success, 1 on failure, 2 on a bad command line.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -70,7 +70,8 @@ enum Error {
 fn main() -> ExitCode {
     let Command::Run(arguments) = Arguments::parse().command;
     let filter = EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| "warn,brick_perf=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
