@@ -269,11 +269,8 @@ impl Group {
             self.wait_out_lease(&base, promised);
         }
         if matches!(self.phase, Phase::Opening) {
-            self.found_closed = base.kind == RecordKind::Closed;
             self.recovered_from = base.members.iter().map(|member| member.incarnation).collect();
-            if base.kind == RecordKind::Closed {
-                self.flush.note_closed_before();
-            }
+            self.flush.note_predecessor(base.kind == RecordKind::Closed);
         }
         let frame = accept_frame(self.config.image, ballot, record.to_bytes());
         let stage = Stage::Accepting { record, promised, accepted: BrickSet::EMPTY };

@@ -81,12 +81,6 @@ impl FlushState {
         }
     }
 
-    /// The record we took was not closed: its holder's last writes, and what a recovery copied, may be
-    /// anywhere but on stable storage.
-    pub(super) fn note_inherited(&mut self) {
-        self.note_write_completed();
-    }
-
     /// Whether a flush failed on every copy: another start of a brick may have made it forget that.
     pub(super) fn has_failed(&self) -> bool {
         self.failed
@@ -107,9 +101,14 @@ impl FlushState {
         self.inherited || self.completed_writes > self.flushed_writes
     }
 
-    /// Our predecessor closed: everything before this session is flushed.
-    pub(super) fn note_closed_before(&mut self) {
-        self.inherited = false;
+    /// The record that this session took was closed, and so everything before flushed; or not.
+    pub(super) fn note_predecessor(&mut self, closed: bool) {
+        self.inherited = !closed;
+    }
+
+    /// Whether our predecessor left unflushed writes, or a recovery made copies, that no flush has covered.
+    pub(super) fn has_inherited(&self) -> bool {
+        self.inherited
     }
 }
 

@@ -79,8 +79,6 @@ pub struct Group {
     pub(super) suspect_left: BrickSet,
     pub(super) suspect_retry_at: Timestamp,
     pub(super) heal_attempts: u32,
-    /// The record we took was closed: its copies are equal and durable.
-    pub(super) found_closed: bool,
     /// Members of S that a recovery has made equal to its source.
     pub(super) recovered: BrickSet,
     /// Since when requests wait for bricks that aren't there.
@@ -133,7 +131,6 @@ impl Group {
             suspect_left: BrickSet::EMPTY,
             suspect_retry_at: Timestamp::ZERO,
             heal_attempts: 0,
-            found_closed: false,
             recovered: BrickSet::EMPTY,
             stalled_since: None,
             serve_not_before: Timestamp::ZERO,

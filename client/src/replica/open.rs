@@ -177,12 +177,9 @@ impl Group {
     }
 
     pub(super) fn start_serving(&mut self) {
-        if self.found_closed {
-            self.continuous = self.record.as_ref().expect("just decided").in_sync;
-        } else {
-            self.continuous = BrickSet::EMPTY;
-            self.flush.note_inherited();
-        }
+        let in_sync = self.record.as_ref().expect("just decided").in_sync;
+        // What a recovery made equal may be unequal again after a loss of power, until it is flushed.
+        self.continuous = if self.flush.has_inherited() { BrickSet::EMPTY } else { in_sync };
         self.phase = Phase::Serving;
         self.catch_up_all();
         self.actions.push_back(Action::Opened(Ok(())));

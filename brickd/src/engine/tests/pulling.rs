@@ -181,6 +181,21 @@ fn pulling_sets_dirty_bits_and_counters() {
 }
 
 #[test]
+fn pulling_rewrites_blocks_whose_sync_failed() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 2));
+    pair.write_target(0, &blocks(1, 2));
+    pair.target.fail =
+        |request| matches!(request, DiskRequest::SyncShard { .. }).then_some(DiskError::Errno(5));
+    assert_eq!(pair.target.flush(pair.target_client, EPOCH), Some(Status::FlushFailed));
+    pair.target.fail = |_| None;
+    let id = pair.pull(0, 2);
+    pair.carry();
+    assert_eq!(pair.report(id).map(|report| report.written_blocks), Ok(2), "equal, but perhaps not on disk");
+    assert_eq!(pair.target.flush(pair.target_client, EPOCH), Some(Status::Ok));
+}
+
+#[test]
 fn pulling_excludes_writes_to_its_blocks() {
     let mut pair = Pair::new(1);
     pair.write_source(0, &blocks(1, 4));
