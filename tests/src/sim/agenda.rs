@@ -109,7 +109,7 @@ impl Agenda {
     }
 
     /// Takes the next thing and sets the clock to it.
-    pub fn next(&mut self) -> Option<Happening> {
+    pub fn pop(&mut self) -> Option<Happening> {
         let Reverse(entry) = self.entries.pop()?;
         self.now = entry.at;
         Some(entry.what)

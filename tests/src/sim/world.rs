@@ -168,7 +168,7 @@ impl World {
         if self.checker.complaint.is_some() {
             return false;
         }
-        let Some(what) = self.agenda.next() else { return false };
+        let Some(what) = self.agenda.pop() else { return false };
         self.events += 1;
         if self.events > EVENTS_MAX {
             self.checker.complain(format!("no end after {EVENTS_MAX} events"));
