@@ -227,9 +227,10 @@ impl Group {
             // No copy is better than another (GlusterFS issue 4613): the user is told and S stays.
             self.flush.note_write_completed();
             self.note_suspect(shard, blocks);
-            self.list_refused(shard, blocks);
             let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
             self.finish(key, Err(error));
+            // Last: it may reset a link, and then everything that isn't finished is driven again.
+            self.list_refused(shard, blocks);
         } else {
             for brick in refused.iter() {
                 self.dropping.insert(brick);
