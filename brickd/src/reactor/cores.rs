@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -126,6 +126,7 @@ impl Running {
             mailboxes: mailboxes.clone(),
             helpers,
             directory: Arc::new(OwnedFd::from(directory)),
+            lock: store.lock.share().map_err(RunError::Thread)?,
             used_bytes,
             accepted: AtomicUsize::new(0),
             stopped: AtomicUsize::new(0),
@@ -262,9 +263,11 @@ fn build<C: Core>(
                 (pool_bytes >> 10) * usize::from(config.cores)
             );
         }
-        if let Err(error) = ring.register_files(config.open_files_max) {
+        if let Err(error) = ring.register_files(config.open_files_max + 1) {
             warn!("core {}: shard files can't be registered with io_uring ({error}): I/O is slower", index.0);
         }
+        // Behind the shard files: the ring keeps the directory locked until its last write has ended.
+        let _held = ring.set_file(config.open_files_max, shared.lock.as_raw_fd());
     }
     let disk = Disk::new(shared.directory.clone(), config.open_files_max, shared.used_bytes.clone());
     let core = make_core(config, pool.clone());

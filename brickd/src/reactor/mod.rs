@@ -84,6 +84,8 @@ pub struct Shared {
     pub helpers: Helpers,
     /// The brick's directory.
     pub directory: Arc<OwnedFd>,
+    /// Its lock, for the rings.
+    pub lock: OwnedFd,
     /// Bytes of disk under shard files.
     pub used_bytes: Arc<AtomicU64>,
     /// Accepted connections that are open.
