@@ -265,7 +265,7 @@ impl Group {
             }
             return;
         }
-        if self.config.takeover && self.serve_not_before == Timestamp::ZERO {
+        if self.config.takeover && matches!(self.phase, Phase::Opening) {
             self.wait_out_lease(&base, promised);
         }
         if matches!(self.phase, Phase::Opening) {
