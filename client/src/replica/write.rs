@@ -229,7 +229,10 @@ impl Group {
             self.note_suspect(shard, blocks);
             self.list_refused(shard, blocks);
             let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
-            self.finish(key, Err(error));
+            // A heal that was given up drives everything: this write may have been settled by that.
+            if self.operations.contains_key(&key) {
+                self.finish(key, Err(error));
+            }
         } else {
             for brick in refused.iter() {
                 self.dropping.insert(brick);
