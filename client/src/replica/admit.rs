@@ -5,7 +5,7 @@
 //! reached keeps its claim, too: its outcome is unknown, and it is carried to its end when bricks return.
 
 use brick_wire::overlap::Access;
-use brick_wire::{BlockRange, BrickSet, ShardIndex, Timestamp};
+use brick_wire::{BlockRange, ShardIndex, Timestamp};
 
 use super::Group;
 use super::flush::FlushOperation;
@@ -172,7 +172,7 @@ impl Group {
         if !matches!(self.phase, Phase::Serving | Phase::Closing) {
             return;
         }
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         let good = in_sync.intersection(self.linked()).intersection(self.trusted());
         let served = self.config.is_quorum(self.linked()) && !good.difference(self.dropping).is_empty();
         if served {

@@ -57,6 +57,11 @@ impl super::Group {
         self.bricks_where(|brick| brick.link.is_some_and(|link| !link.blank))
     }
 
+    /// S of the decided record; empty before there is one.
+    pub(super) fn in_sync(&self) -> BrickSet {
+        self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync)
+    }
+
     /// Linked bricks that are at the decided epoch: data requests may go to these.
     pub(super) fn ready(&self) -> BrickSet {
         let Some(record) = &self.record else { return BrickSet::EMPTY };

@@ -454,12 +454,12 @@ impl Group {
 
     /// Bricks whose acknowledgement a write needs: S, and a brick that may have entered it (rule I3).
     pub(super) fn required(&self) -> BrickSet {
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         self.joining.map_or(in_sync, |joining| in_sync.with(joining.brick))
     }
 
     pub(super) fn has_quorum_with(&self, bricks: BrickSet) -> bool {
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         self.config.is_quorum(bricks) && !in_sync.intersection(bricks).is_empty()
     }
 

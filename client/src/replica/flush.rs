@@ -224,7 +224,7 @@ impl Group {
             return;
         }
         let failed = failed.intersection(required);
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         if failed.is_empty() {
             let covers = covers.expect("acknowledged flushes were sent");
             self.flush.flushed_writes = self.flush.flushed_writes.max(covers.writes);
@@ -257,7 +257,7 @@ impl Group {
     /// Lets the bricks forget bits of blocks that are equal and durable everywhere.
     fn clean(&mut self, flushed: BrickSet, boundary: Generation) {
         let data = self.config.data_bricks();
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         self.flush.last_clean = self.now;
         if in_sync != data || !data.is_subset_of(flushed) || !self.suspect.is_empty() || self.change.is_some()
         {
@@ -303,7 +303,7 @@ impl Group {
 
     /// Whether a flush now would let bits be cleaned.
     fn can_clean(&self) -> bool {
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         in_sync == self.config.data_bricks() && in_sync.is_subset_of(self.ready()) && self.suspect.is_empty()
     }
 

@@ -90,7 +90,7 @@ impl Group {
 
     /// What state the group is in.
     pub fn report(&self) -> Report {
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         let heals = self.bricks.iter().filter_map(|brick| brick.heal.as_ref());
         Report {
             state: self.state(in_sync),

@@ -216,7 +216,7 @@ impl Group {
         }
         let (shard, blocks, refusal) = (operation.shard, operation.blocks, write.refusal);
         let refused = write.refused.intersection(required);
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         if refused.is_empty() {
             if self.config.is_quorum(write.applied) {
                 self.flush.note_write_completed();
@@ -253,7 +253,7 @@ impl Group {
 
     /// The copies in S may differ in these blocks: they are read from one brick until they are equal.
     fn note_suspect(&mut self, shard: ShardIndex, blocks: BlockRange) {
-        let in_sync = self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync);
+        let in_sync = self.in_sync();
         if in_sync.count() > 1 {
             self.suspect.entry(shard).or_default().insert_range(blocks);
         }
