@@ -1,7 +1,7 @@
 //! Writes, dummy writes and reads of one shard's blocks, and `Clean`.
 //!
 //! A write's dirty bits are set before anything of it can reach the disk, and stay if it fails: the other
-//! bricks may have applied it. Its bytes are checked against their CRCs on arrival (rule I11). A shard that
+//! bricks may have applied it. The shard is in the activity log before anything reaches the disk. Its bytes are checked against their CRCs on arrival (rule I11). A shard that
 //! doesn't exist reads as zeros; it is created and allocated before its first write.
 
 use brick_wire::body::{put_crcs, read_crcs};
@@ -63,8 +63,14 @@ impl Engine {
             return Err(Status::Invalid);
         }
         read_crcs(&header, &frame.aux, count).map_err(|_| Status::Invalid)?;
-        self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
-        Ok(Some(Status::Ok.into()))
+        let any_new = self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
+        self.bits_set(target.key, any_new);
+        if self.is_active(target.key) {
+            return Ok(Some(Status::Ok.into()));
+        }
+        let token = self.open_request(id, header, Some(target.key.0));
+        self.start_task(token, target, Access::Shared, Work::DummyWrite);
+        Ok(None)
     }
 
     /// `Read`.
@@ -98,7 +104,12 @@ impl Engine {
         let (target, header) = (task.target, self.requests.open[&token].header);
         let Work::Write(write) = &mut task.work else { unreachable!("dispatched by kind") };
         if !std::mem::replace(&mut write.marked, true) {
-            self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
+            let any_new =
+                self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
+            self.bits_set(target.key, any_new);
+        }
+        if !self.task_activity(token) {
+            return;
         }
         let Some(slot) = self.task_file(token) else { return };
         let Work::Write(write) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
@@ -106,6 +117,13 @@ impl Engine {
         self.mark_issued(token);
         let offset_bytes = target.blocks.offset_bytes();
         self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
+    }
+
+    pub(super) fn advance_dummy_write(&mut self, token: Token) {
+        if self.passes_fence(token) && self.task_activity(token) {
+            self.end_task(token);
+            self.answer(token, Status::Ok.into());
+        }
     }
 
     pub(super) fn write_done(&mut self, token: Token, result: Result<Buffer, Status>) {

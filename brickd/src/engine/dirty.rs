@@ -10,13 +10,16 @@
 //! come back after a promise that came to nothing (rule R4), and its own bits must keep their generations,
 //! or its next `CLEAN` would drop bits of writes that it doesn't cover.
 //!
-//! Crashes lose the map: it is saved at a clean stop only, and is inexact after any other.
+//! A crash loses the map. What it stood for is among the maps as they were saved last and all blocks of the
+//! shards in the activity log (`activity`). It is inexact only where one of those files was damaged,
+//! or is older than the brick's registers once were (a blank brick, rule R2).
 
 use std::collections::BTreeMap;
 
+use brick_wire::limits::BLOCK_SHIFT;
 use brick_wire::{BlockRange, BlockSet, Generation, ImageUuid, SessionId, ShardIndex};
 
-use super::{SavedDirty, ShardKey};
+use super::{ActiveShard, SavedDirty, ShardKey};
 
 /// Layers per shard: the current generation, the one being flushed, and two that a slow brick holds back.
 const LAYERS_MAX: usize = 4;
@@ -88,8 +91,11 @@ impl ShardBits {
 }
 
 impl ImageBits {
-    fn insert(&mut self, shard: ShardIndex, blocks: BlockRange, generation: Generation) {
-        self.block_count += self.shards.entry(shard).or_default().insert(blocks, generation);
+    /// Whether one of the blocks was clean.
+    fn insert(&mut self, shard: ShardIndex, blocks: BlockRange, generation: Generation) -> bool {
+        let fresh_count = self.shards.entry(shard).or_default().insert(blocks, generation);
+        self.block_count += fresh_count;
+        fresh_count > 0
     }
 
     /// Another session takes over: what is set becomes older than all that it will write.
@@ -108,22 +114,27 @@ impl ImageBits {
 }
 
 impl DirtyMaps {
-    /// Sets the bits of a write in the session's generation.
+    /// Sets the bits of a write in the session's generation; whether one of them is new.
     pub(super) fn insert(
         &mut self,
         (image, shard): ShardKey,
         blocks: BlockRange,
         session: SessionId,
         generation: Generation,
-    ) {
+    ) -> bool {
         let bits = self.images.entry(image).or_default();
         bits.count_for(session);
-        bits.insert(shard, blocks, generation);
+        bits.insert(shard, blocks, generation)
     }
 
-    /// Sets the bits of a pull: of no session's generation.
-    pub(super) fn insert_pulled(&mut self, (image, shard): ShardKey, blocks: BlockRange) {
-        self.images.entry(image).or_default().insert(shard, blocks, Generation(0));
+    /// Sets the bits of a pull, of no session's generation; whether one of them is new.
+    pub(super) fn insert_pulled(&mut self, (image, shard): ShardKey, blocks: BlockRange) -> bool {
+        self.images.entry(image).or_default().insert(shard, blocks, Generation(0))
+    }
+
+    /// Whether the shard has dirty bits.
+    pub(super) fn contains(&self, (image, shard): ShardKey) -> bool {
+        self.images.get(&image).is_some_and(|bits| bits.shards.contains_key(&shard))
     }
 
     /// Drops bits up to the session's `generation`. What an inexact map stands for is of generation 0.
@@ -167,7 +178,7 @@ impl DirtyMaps {
         shards.into_iter().flatten().map(|(shard, bits)| (*shard, bits.all()))
     }
 
-    /// Takes over what was saved at the last clean stop.
+    /// Takes over what was saved last.
     pub(super) fn load(&mut self, saved: SavedDirty) {
         let bits = self.images.entry(saved.image).or_default();
         bits.inexact |= !saved.exact;
@@ -176,6 +187,13 @@ impl DirtyMaps {
                 bits.insert(shard, run, Generation(0));
             }
         }
+    }
+
+    /// A shard that was active when the brick died: nobody knows which of its blocks were written.
+    pub(super) fn load_active(&mut self, active: ActiveShard) {
+        let blocks = BlockRange::new(0, 1 << (u32::from(active.shard_shift) - BLOCK_SHIFT));
+        let bits = self.images.entry(active.image).or_default();
+        bits.insert(active.shard, blocks, Generation(0));
     }
 
     /// What has to be saved: of every image with bits or an inexact map, the shards that `wanted` picks.

@@ -59,15 +59,26 @@ pub struct Membership {
     pub members: Vec<BrickUuid>,
 }
 
-/// The dirty map of one image in one lane, as it is saved at shutdown and loaded at start.
+/// The dirty map of one image in one lane, as it is saved and loaded at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedDirty {
     /// The image.
     pub image: ImageUuid,
-    /// False if bits were lost earlier (a crash): every block of every shard may then be dirty.
+    /// False if bits were lost earlier (a damaged file): every block of every shard may then be dirty.
     pub exact: bool,
     /// Shards with dirty bits.
     pub shards: Vec<(ShardIndex, BlockSet)>,
+}
+
+/// A shard in the activity log of its lane (rule I2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActiveShard {
+    /// The image.
+    pub image: ImageUuid,
+    /// The shard.
+    pub shard: ShardIndex,
+    /// log2 of the shard's size in bytes: an arbiter has no file that would tell.
+    pub shard_shift: u8,
 }
 
 /// What an engine is born with. All of it comes from the store; see `FORMAT.md`.
@@ -99,11 +110,13 @@ pub struct EngineConfig {
     pub registers: Vec<RegisterEntry>,
     /// The shards that exist in this core's lanes.
     pub shards: Vec<(ImageUuid, ShardIndex)>,
-    /// Saved dirty maps of this core's lanes; empty after a crash.
+    /// Dirty maps of this core's lanes, as they were saved last, be it before a clean stop or a crash.
     pub dirty: Vec<SavedDirty>,
-    /// Whether the last stop was clean. If it was not, every image that has a shard or an epoch register
-    /// here has an inexact dirty map.
-    pub clean_start: bool,
+    /// The tables of active shards of this core's lanes: all blocks of these may be dirty. A clean stop
+    /// leaves none.
+    pub active: Vec<ActiveShard>,
+    /// Shards that the table of one lane holds at most.
+    pub active_shards_max: usize,
 }
 
 /// What can happen to an engine.
@@ -312,7 +325,16 @@ pub enum DiskRequest {
         /// Blankness.
         blank: bool,
     },
-    /// Replace one lane's saved dirty maps; durable when done.
+    /// Replace one lane's table of active shards; durable when done. One at a time per lane. When it fails,
+    /// either the old table or the new one is there.
+    WriteActivity {
+        /// The lane.
+        lane: LaneIndex,
+        /// At most [`EngineConfig::active_shards_max`].
+        entries: Vec<ActiveShard>,
+    },
+    /// Replace one lane's saved dirty maps; durable when done. When it fails, either the old maps or the new
+    /// ones are there.
     SaveDirty {
         /// The lane.
         lane: LaneIndex,
@@ -405,9 +427,9 @@ pub enum CoreMessage {
         /// Which.
         connection: ConnectionId,
     },
-    /// Core 0 to all: the brick was stamped. Without it, only core 0 could say hello to other bricks
     /// Core 0 to all: the brick was declared blank, so no dirty map of it is exact.
     Distrust,
+    /// Core 0 to all: the brick was stamped. Without it, only core 0 could say hello to other bricks
     /// before the next start.
     Stamped {
         /// As what.

@@ -9,8 +9,8 @@
 //! other cores by [`CoreMessage`] only, delivered in order per pair of cores and never lost.
 //!
 //! The life of a request: `frames` finds its handler; `data`, `pull` and `pull_source` make a task of it
-//! (`tasks`), which claims its blocks, gets a buffer and an open file (`files`), checks the fence a second
-//! time (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task
+//! (`tasks`), which claims its blocks, waits until its shard is in the activity log (`activity`), gets a
+//! buffer and an open file (`files`), checks the fence a second time (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task
 //! checks all its conditions again, so a wake-up too many does no harm.
 //!
 //! Everything iterated is ordered: the same events in the same order give the same actions.
@@ -23,6 +23,7 @@ use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timesta
 
 use crate::buffer::Pool;
 
+mod activity;
 mod admission;
 mod broadcast;
 mod data;
@@ -50,6 +51,7 @@ mod tests;
 pub use interface::*;
 pub use pull::PULL_POOL_BYTES;
 
+use activity::ActivityLog;
 use admission::Admission;
 use broadcast::Broadcasts;
 use dirty::DirtyMaps;
@@ -85,7 +87,8 @@ enum Purpose {
     Append,
     Identity,
     Space(Token),
-    SaveDirty,
+    Activity(LaneIndex),
+    SaveDirty(LaneIndex),
 }
 
 /// The engine of one core. See the module's documentation for the calling contract.
@@ -112,6 +115,7 @@ pub struct Engine {
     files: Files,
     syncs: Syncs,
     dirty: DirtyMaps,
+    activity: ActivityLog,
     pulls: Pulls,
     /// Blocks of source reads that hold buffers.
     source_blocks: usize,
@@ -136,10 +140,15 @@ impl Engine {
         let saved = std::mem::take(&mut config.dirty);
         let fences = Fences::new(&registers);
         let leases = Leases::new(&fences);
+        let own_lanes = own_lanes(&config).count();
+        let mut activity = ActivityLog::new(own_lanes, config.cores, config.active_shards_max);
         let mut dirty = DirtyMaps::default();
-        if config.clean_start && !config.blank {
-            saved.into_iter().for_each(|map| dirty.load(map));
-        } else {
+        saved.into_iter().for_each(|map| dirty.load(map));
+        for shard in std::mem::take(&mut config.active) {
+            dirty.load_active(shard);
+            activity.load(lane_of(shard.image, shard.shard, config.lanes), shard);
+        }
+        if config.blank {
             shards.iter().for_each(|(image, _)| dirty.set_inexact(*image));
             fences.images().for_each(|image| dirty.set_inexact(image));
         }
@@ -160,6 +169,7 @@ impl Engine {
             files: Files::new(shards, config.open_files_max),
             syncs: Syncs::default(),
             dirty,
+            activity,
             pulls: Pulls::default(),
             source_blocks: 0,
             links: Links::default(),
@@ -223,6 +233,7 @@ impl Engine {
                 break;
             }
         }
+        self.advance_activity();
         self.serve_slot_waiters();
         self.advance_shutdown();
     }
@@ -238,7 +249,10 @@ impl Engine {
             Purpose::Append => self.append_done(result.is_ok()),
             Purpose::Identity => self.identity_written(result.is_ok()),
             Purpose::Space(token) => self.space_known(token, result),
-            Purpose::SaveDirty => self.dirty_saved(result.is_ok()),
+            Purpose::Activity(_) if self.is_saving() => self.lane_stopped(result.is_ok()),
+            Purpose::Activity(lane) => self.table_written(lane, result.map(drop)),
+            Purpose::SaveDirty(lane) if self.is_saving() => self.dirty_saved(lane, result.is_ok()),
+            Purpose::SaveDirty(lane) => self.bits_saved(lane, result.map(drop)),
         }
     }
 
@@ -260,8 +274,7 @@ impl Engine {
 
     /// The lanes of this core, ascending.
     fn own_lanes(&self) -> Vec<LaneIndex> {
-        let lanes = (0..self.config.lanes).map(LaneIndex);
-        lanes.filter(|lane| core_of(*lane, self.config.cores) == self.config.core).collect()
+        own_lanes(&self.config).collect()
     }
 
     fn own_brick(&self) -> BrickUuid {
@@ -271,4 +284,9 @@ impl Engine {
     fn is_core_zero(&self) -> bool {
         self.config.core == CoreIndex(0)
     }
+}
+
+fn own_lanes(config: &EngineConfig) -> impl Iterator<Item = LaneIndex> {
+    let (core, cores) = (config.core, config.cores);
+    (0..config.lanes).map(LaneIndex).filter(move |lane| core_of(*lane, cores) == core)
 }

@@ -257,7 +257,8 @@ impl Engine {
         });
         let pieces: VecDeque<(BlockRange, usize)> = pieces.collect();
         for (blocks, _) in &pieces {
-            self.dirty.insert_pulled(target.key, *blocks);
+            let any_new = self.dirty.insert_pulled(target.key, *blocks);
+            self.bits_set(target.key, any_new);
         }
         self.pull_run(token).step = Step::Write { data: frame.data, piece: None, pieces };
         self.ready.push_back(token);
@@ -265,12 +266,18 @@ impl Engine {
     }
 
     fn advance_pull_write(&mut self, token: Token) {
-        let Step::Write { data, piece, pieces } = &mut self.pull_run(token).step else {
+        let Step::Write { pieces, .. } = &self.pull_run(token).step else {
             unreachable!("dispatched by step")
         };
         let Some((blocks, place)) = pieces.front().copied() else {
             self.end_pull_run(token);
             return;
+        };
+        if !self.task_activity(token) {
+            return;
+        }
+        let Step::Write { data, piece, .. } = &mut self.pull_run(token).step else {
+            unreachable!("dispatched by step")
         };
         let whole = data.as_ref().is_some_and(|data| data.len() == blocks.bytes());
         if piece.is_none() && whole {

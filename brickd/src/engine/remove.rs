@@ -95,6 +95,7 @@ impl Engine {
         let removal = self.removals.images.remove(&image).expect("the caller found it");
         if !removal.failed {
             self.dirty.forget(image);
+            self.activity.forget(image);
             self.syncs.forget(image);
             self.pulls.forget(image);
         }

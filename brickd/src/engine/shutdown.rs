@@ -1,10 +1,11 @@
-//! A clean stop: refuse what is new, finish what is issued, sync what is written, save the dirty maps.
+//! A clean stop: refuse what is new, finish what is issued, sync what is written, save the dirty maps, empty
+//! the activity log: with its bits saved, no shard has to be in it.
 //!
 //! Cores stop each on its own and in any order, so nothing here waits for another core: core 0 answers the
 //! register changes that do. A stop counts as clean only if a start may trust all that it finds.
 
 use super::{Action, DiskRequest, Engine, Purpose, Token};
-use brick_wire::Status;
+use brick_wire::{LaneIndex, Status};
 
 /// How far the stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,11 @@ impl Engine {
     /// Whether a sync wait is the shutdown's.
     pub(super) fn is_shutdown_token(&self, token: Token) -> bool {
         self.shutdown == Shutdown::Syncing(token)
+    }
+
+    /// Whether the maps are saved for the last time.
+    pub(super) fn is_saving(&self) -> bool {
+        matches!(self.shutdown, Shutdown::Saving { .. })
     }
 
     pub(super) fn begin_shutdown(&mut self) {
@@ -59,14 +65,23 @@ impl Engine {
         let lanes = self.own_lanes();
         self.save_progress(lanes.len(), clean);
         for lane in lanes {
-            let maps = self.dirty.save(|image, shard| self.lane_of((image, shard)) == lane);
-            self.disk(Purpose::SaveDirty, DiskRequest::SaveDirty { lane, maps });
+            self.save_dirty(lane);
         }
     }
 
-    pub(super) fn dirty_saved(&mut self, good: bool) {
+    pub(super) fn dirty_saved(&mut self, lane: LaneIndex, good: bool) {
+        if good {
+            let entries = Vec::new();
+            self.disk(Purpose::Activity(lane), DiskRequest::WriteActivity { lane, entries });
+        } else {
+            self.lane_stopped(false);
+        }
+    }
+
+    /// A lane has saved what it had, or has failed to.
+    pub(super) fn lane_stopped(&mut self, good: bool) {
         let Shutdown::Saving { outstanding, clean } = self.shutdown else {
-            panic!("maps are saved at shutdown");
+            panic!("lanes stop at shutdown");
         };
         self.save_progress(outstanding - 1, clean && good);
     }

@@ -1,6 +1,7 @@
 //! Tasks: operations on the blocks of one shard, from arrival to the answer.
 //!
-//! A task claims its blocks (rule I13), then passes its conditions in order: fence, buffer, file. Where one
+//! A task claims its blocks (rule I13), then passes its conditions in order: fence, activity log (writers,
+//! rule I2), buffer, file. Where one
 //! isn't met it waits to be woken, and checks them all again then; so the fence is checked a last time in
 //! the same step that issues the disk operation (rule I1). Whatever ends a task gives everything back.
 
@@ -31,6 +32,8 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) enum Work {
     Write(WriteTask),
+    /// An arbiter's: it has nothing but the activity log to wait for.
+    DummyWrite,
     Read(ReadTask),
     SourceRead(SourceRead),
     PullRun(PullRun),
@@ -42,6 +45,8 @@ pub(super) struct Task {
     pub(super) target: Target,
     /// The blocks are ours.
     claimed: bool,
+    /// The shard is held in the activity log.
+    pub(super) active: bool,
     /// The file is held.
     pub(super) slot: Option<FileSlot>,
     /// A disk operation of ours is in flight: nothing else happens before it is done.
@@ -53,7 +58,7 @@ impl Engine {
     /// Claims the blocks and goes on as soon as they are free.
     pub(super) fn start_task(&mut self, token: Token, target: Target, access: Access, work: Work) {
         let claimed = self.claims.claim(target.key, token, target.blocks, access);
-        let task = Task { target, claimed, slot: None, in_flight: false, work };
+        let task = Task { target, claimed, active: false, slot: None, in_flight: false, work };
         self.tasks.insert(token, task);
         if claimed {
             self.ready.push_back(token);
@@ -68,6 +73,7 @@ impl Engine {
         }
         match &task.work {
             Work::Write(_) => self.advance_write(token),
+            Work::DummyWrite => self.advance_dummy_write(token),
             Work::Read(_) => self.advance_read(token),
             Work::SourceRead(_) => self.advance_source_read(token),
             Work::PullRun(_) => self.advance_pull_run(token),
@@ -85,6 +91,7 @@ impl Engine {
         let result = result.map_err(data_status);
         match &task.work {
             Work::Write(_) => self.write_done(token, result),
+            Work::DummyWrite => unreachable!("an arbiter has no data to transfer"),
             Work::Read(_) => self.read_done(token, result),
             Work::SourceRead(_) => self.source_read_done(token, result),
             Work::PullRun(_) => self.pull_io_done(token, result),
@@ -98,10 +105,14 @@ impl Engine {
         if task.slot.is_some() {
             self.files.release(task.target.key);
         }
+        if task.active {
+            let lane = self.lane_of(task.target.key);
+            self.activity.release(lane, task.target.key);
+        }
         match &task.work {
             Work::SourceRead(read) => self.source_read_ended(read),
             Work::PullRun(_) => self.pull_run_ended(task.target.blocks),
-            Work::Write(_) | Work::Read(_) => {}
+            Work::Write(_) | Work::DummyWrite | Work::Read(_) => {}
         }
         for woken in self.claims.release(task.target.key, token) {
             self.tasks.get_mut(&woken).expect("claims belong to tasks").claimed = true;
@@ -162,7 +173,7 @@ impl Engine {
     /// Whether the task wants its file for reading.
     pub(super) fn only_reads(&self, token: Token) -> bool {
         self.tasks.get(&token).is_some_and(|task| match &task.work {
-            Work::Write(_) => false,
+            Work::Write(_) | Work::DummyWrite => false,
             Work::Read(_) | Work::SourceRead(_) => true,
             Work::PullRun(run) => run.is_hashing(),
         })
@@ -186,7 +197,8 @@ impl Engine {
     }
 }
 
-fn data_status(error: DiskError) -> Status {
+/// What a requester is told about a failed disk operation.
+pub(super) fn data_status(error: DiskError) -> Status {
     match error {
         DiskError::NoSpace => Status::NoSpace,
         DiskError::Errno(_) | DiskError::Length { .. } | DiskError::Short => Status::Io,

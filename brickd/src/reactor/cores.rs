@@ -28,9 +28,9 @@ use super::ring::{Ring, RingError};
 use super::{Core, Operation, Reactor, Shared, signals};
 use crate::buffer::Pool;
 use crate::engine::EngineConfig;
-use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::superblock::SuperblockFile;
+use crate::store::{Store, activity};
 
 /// How a brick is run.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Running {
             mailboxes: mailboxes.clone(),
         };
         let (helpers, helper_threads) =
-            Helpers::start(tools, store.register_log).map_err(RunError::Thread)?;
+            Helpers::start(tools, store.register_log, store.activity).map_err(RunError::Thread)?;
         let shared = Arc::new(Shared {
             mailboxes: mailboxes.clone(),
             helpers,
@@ -194,7 +194,13 @@ fn engine_configs(store: &Store, options: &Options) -> Vec<EngineConfig> {
             .filter(|(lane, _)| core_of(*lane, cores) == core)
             .flat_map(|(_, maps)| maps.clone())
             .collect(),
-        clean_start: store.clean_start,
+        active: store
+            .active
+            .iter()
+            .filter(|(lane, _)| core_of(*lane, cores) == core)
+            .flat_map(|(_, shards)| shards.clone())
+            .collect(),
+        active_shards_max: activity::ENTRIES_MAX,
     };
     (0..cores).map(CoreIndex).map(config).collect()
 }

@@ -1,7 +1,7 @@
-//! Threads for what would block a core: the register log, directories, and names.
+//! Threads for what would block a core: the register log, the activity log, directories, and names.
 //!
-//! Three of them, shared by all cores: promises must not wait behind the deletion of a large image, and
-//! neither behind a name server. Each does its chores in order. The queues hold at most what the cores'
+//! Four of them, shared by all cores: promises and first writes to a shard must not wait behind the deletion
+//! of a large image, and neither behind a name server. Each does its chores in order. The queues hold at most what the cores'
 //! disk limits and dials allow, so they need no bound of their own.
 
 use std::net::ToSocketAddrs;
@@ -17,11 +17,12 @@ use tracing::error;
 
 use super::disk::disk_error;
 use super::mail::{Mail, Mailbox};
-use crate::engine::{ConnectionId, DiskError, Membership, OperationId, SavedDirty};
+use crate::engine::{ActiveShard, ConnectionId, DiskError, Membership, OperationId, SavedDirty};
+use crate::store::activity::ActivityFile;
 use crate::store::error::StoreError;
 use crate::store::register_log::RegisterLog;
 use crate::store::superblock::SuperblockFile;
-use crate::store::{dirty, shards};
+use crate::store::{self, dirty, shards};
 
 /// A disk request for a helper; see the variants of [`crate::engine::DiskRequest`] with the same names.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub enum HelperRequest {
     AppendRegisters(Vec<RegisterEntry>),
     /// To the superblock.
     WriteIdentity(Option<Membership>, bool),
+    /// To a lane's `activity`.
+    WriteActivity(LaneIndex, Vec<ActiveShard>),
     /// To a lane's `dirty`.
     SaveDirty(LaneIndex, Vec<SavedDirty>),
     /// Of an image in a lane.
@@ -59,29 +62,44 @@ pub struct Tools {
     pub mailboxes: Arc<Vec<Mailbox>>,
 }
 
+/// Files of which one helper is the only writer.
+#[derive(Debug, Default)]
+struct Logs {
+    registers: Option<RegisterLog>,
+    /// By lane.
+    activity: Vec<ActivityFile>,
+}
+
 /// Where the cores leave their chores. Dropping it ends the helpers, once they have done what is queued.
 #[derive(Debug)]
 pub struct Helpers {
     identity: Sender<Chore>,
+    activity: Sender<Chore>,
     files: Sender<Chore>,
     names: Sender<Chore>,
 }
 
 impl Helpers {
     /// Starts the threads.
-    pub fn start(tools: Tools, register_log: RegisterLog) -> std::io::Result<(Helpers, Vec<JoinHandle<()>>)> {
+    pub fn start(
+        tools: Tools,
+        registers: RegisterLog,
+        activity: Vec<ActivityFile>,
+    ) -> std::io::Result<(Helpers, Vec<JoinHandle<()>>)> {
         let tools = Arc::new(tools);
-        let mut log = Some(register_log);
         let mut threads = Vec::new();
-        let mut start = |name: &str| {
+        let mut start = |name: &str, logs: Logs| {
             let (sender, chores) = unbounded();
-            let (tools, log) = (tools.clone(), log.take());
-            threads.push(Builder::new().name(name.to_owned()).spawn(move || work(&chores, &tools, log))?);
+            let tools = tools.clone();
+            threads.push(Builder::new().name(name.to_owned()).spawn(move || work(&chores, &tools, logs))?);
             Ok::<_, std::io::Error>(sender)
         };
-        // The first one gets the log.
-        let helpers =
-            Helpers { identity: start("registers")?, files: start("files")?, names: start("names")? };
+        let helpers = Helpers {
+            identity: start("registers", Logs { registers: Some(registers), ..Logs::default() })?,
+            activity: start("activity", Logs { activity, ..Logs::default() })?,
+            files: start("files", Logs::default())?,
+            names: start("names", Logs::default())?,
+        };
         Ok((helpers, threads))
     }
 
@@ -89,7 +107,9 @@ impl Helpers {
     pub fn disk(&self, core: CoreIndex, operation: OperationId, request: HelperRequest) {
         let helper = match request {
             HelperRequest::AppendRegisters(_) | HelperRequest::WriteIdentity(..) => &self.identity,
-            _ => &self.files,
+            // Shards may have to wait for these maps before they leave the log.
+            HelperRequest::WriteActivity(..) | HelperRequest::SaveDirty(..) => &self.activity,
+            HelperRequest::SyncDirectory(..) | HelperRequest::RemoveImage(..) => &self.files,
         };
         helper.send(Chore::Disk { core, operation, request }).expect("helpers outlive the cores");
     }
@@ -101,11 +121,11 @@ impl Helpers {
     }
 }
 
-fn work(chores: &Receiver<Chore>, tools: &Tools, mut log: Option<RegisterLog>) {
+fn work(chores: &Receiver<Chore>, tools: &Tools, mut logs: Logs) {
     for chore in chores {
         let (core, mail) = match chore {
             Chore::Disk { core, operation, request } => {
-                let result = perform(request, tools, log.as_mut()).map_err(|failure| {
+                let result = perform(request, tools, &mut logs).map_err(|failure| {
                     error!("{failure}");
                     to_disk_error(&failure)
                 });
@@ -121,14 +141,19 @@ fn work(chores: &Receiver<Chore>, tools: &Tools, mut log: Option<RegisterLog>) {
     }
 }
 
-fn perform(request: HelperRequest, tools: &Tools, log: Option<&mut RegisterLog>) -> Result<(), StoreError> {
+fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(), StoreError> {
     match request {
         HelperRequest::AppendRegisters(entries) => {
+            let log = logs.registers.as_mut();
             log.expect("appends go to the helper that has the log").append(&entries)
+        }
+        HelperRequest::WriteActivity(lane, entries) => {
+            let log = logs.activity.get_mut(usize::from(lane.0));
+            log.expect("tables go to the helper that has the logs").write(tools.start, entries)
         }
         HelperRequest::WriteIdentity(membership, blank) => {
             let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
-            superblock.write_identity(membership, blank)
+            store::write_identity(&tools.path, &mut superblock, membership, blank)
         }
         HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.start, &maps),
         HelperRequest::SyncDirectory(lane, image) => shards::sync_image(&tools.path, lane, image),

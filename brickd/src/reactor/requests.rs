@@ -39,6 +39,9 @@ impl<C: Core> Reactor<C> {
             DiskRequest::WriteIdentity { membership, blank } => {
                 self.start_helper(operation, HelperRequest::WriteIdentity(membership, blank));
             }
+            DiskRequest::WriteActivity { lane, entries } => {
+                self.start_helper(operation, HelperRequest::WriteActivity(lane, entries));
+            }
             DiskRequest::SaveDirty { lane, maps } => {
                 self.start_helper(operation, HelperRequest::SaveDirty(lane, maps));
             }

@@ -1,9 +1,8 @@
-//! Saved dirty maps: one file per lane, written at a clean stop, loaded and deleted at the next start.
+//! Saved dirty maps: one file per lane, replaced whenever shards leave the activity log with bits, and at a
+//! clean stop. What isn't in it is clean, or in a shard of the activity log.
 //!
-//! They are believed only together with the superblock's clean flag, which is set after all lanes were
-//! saved and cleared before the files are deleted, and only if they carry the start counter of the life
-//! that the flag speaks of. A file that doesn't check counts as lost, which is safe: without saved maps
-//! everything may be dirty.
+//! Bits that were cleared since stay in the file until it is replaced: a few comparisons more after a crash.
+//! A file that doesn't check counts as lost, which is safe: without saved maps everything may be dirty.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -39,7 +38,7 @@ struct RawHeader {
     lane: U16,
     /// 12: number of images.
     image_count: U32,
-    /// 16: start counter of the life that saved it; protects against the file of an earlier stop.
+    /// 16: start counter of the life that saved it, for whoever reads the file.
     start: U64,
     /// 24: zero.
     reserved: U32,
@@ -63,26 +62,19 @@ pub fn save(
     durable::replace_file(&file_path(directory, lane), &encode(lane, start, maps))
 }
 
-/// A lane's saved maps of the life `start`; none if there is no file.
-pub(super) fn load(
-    directory: &Path,
-    lane: LaneIndex,
-    start: StartCounter,
-) -> Result<Vec<SavedDirty>, StoreError> {
+/// A lane's saved maps.
+pub(super) fn load(directory: &Path, lane: LaneIndex) -> Result<Vec<SavedDirty>, StoreError> {
     let path = file_path(directory, lane);
-    match std::fs::read(&path) {
-        Ok(content) => decode(&content, lane, start).map_err(|why| StoreError::DirtyMaps { path, why }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(StoreError::io("read", path)(source)),
-    }
+    let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+    decode(&content, lane).map_err(|why| StoreError::DirtyMaps { path, why })
 }
 
-/// Deletes what was saved: it describes the past from now on.
+/// Forgets what was saved, durably: with the next crash it counts as lost.
 pub(super) fn remove_all(directory: &Path, lanes: u16) -> Result<(), StoreError> {
     for lane in (0..lanes).map(LaneIndex) {
         let path = file_path(directory, lane);
         match std::fs::remove_file(&path) {
-            Ok(()) => {}
+            Ok(()) => durable::sync_directory(&directory.join(lane_path(lane)))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(StoreError::io("delete", path)(source)),
         }
@@ -117,7 +109,7 @@ fn encode(lane: LaneIndex, start: StartCounter, maps: &[SavedDirty]) -> Vec<u8> 
     content
 }
 
-fn decode(content: &[u8], lane: LaneIndex, start: StartCounter) -> Result<Vec<SavedDirty>, &'static str> {
+fn decode(content: &[u8], lane: LaneIndex) -> Result<Vec<SavedDirty>, &'static str> {
     let Ok((header, body)) = RawHeader::ref_from_prefix(content) else {
         return Err("it is shorter than its header");
     };
@@ -129,9 +121,6 @@ fn decode(content: &[u8], lane: LaneIndex, start: StartCounter) -> Result<Vec<Sa
     }
     if header.lane.get() != lane.0 {
         return Err("it belongs to another lane");
-    }
-    if header.start.get() != start.0 {
-        return Err("it was saved by another start of the brick");
     }
     let count = header.image_count.get() as usize;
     if count > body.len() / IMAGE_BYTES_MIN {
@@ -200,21 +189,20 @@ mod tests {
         expected.extend(crc.to_le_bytes());
         expected.extend(body);
         assert_eq!(encode(LaneIndex(2), StartCounter(8), &maps()), expected);
-        assert_eq!(decode(&expected, LaneIndex(2), StartCounter(8)), Ok(maps()));
+        assert_eq!(decode(&expected, LaneIndex(2)), Ok(maps()));
     }
 
     #[test]
     fn what_does_not_check_is_lost() {
         let good = encode(LaneIndex(2), StartCounter(8), &maps());
-        assert!(decode(&good, LaneIndex(3), StartCounter(8)).is_err());
-        assert!(decode(&good, LaneIndex(2), StartCounter(9)).is_err());
+        assert!(decode(&good, LaneIndex(3)).is_err());
         for length in 0..good.len() {
-            assert!(decode(&good[..length], LaneIndex(2), StartCounter(8)).is_err(), "{length} bytes");
+            assert!(decode(&good[..length], LaneIndex(2)).is_err(), "{length} bytes");
         }
         for index in 0..good.len() {
             let mut bad = good.clone();
             bad[index] ^= 1;
-            assert!(decode(&bad, LaneIndex(2), StartCounter(8)).is_err(), "byte {index}");
+            assert!(decode(&bad, LaneIndex(2)).is_err(), "byte {index}");
         }
     }
 }

@@ -100,6 +100,14 @@ pub enum StoreError {
         /// What is wrong.
         why: &'static str,
     },
+    /// An activity log that doesn't check. Not fatal: it counts as lost.
+    #[error("{} can't be used: {why}; what was being written counts as lost, so heal will compare whole shards", path.display())]
+    Activity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// Formatting something that has content.
     #[error("can't format {}: it isn't empty (it has {found:?}); choose an empty directory or delete its content", path.display())]
     NotEmpty {
@@ -143,6 +151,11 @@ impl StoreError {
     pub fn io(operation: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> StoreError {
         let path = path.as_ref().to_owned();
         move |source| StoreError::Io { operation, path, source }
+    }
+
+    /// Whether a file is missing.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// The kernel's errno, if it was the kernel who refused.

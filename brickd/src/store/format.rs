@@ -9,13 +9,14 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brick_wire::limits::LANES_MAX;
-use brick_wire::{BrickUuid, LaneIndex, Role};
+use brick_wire::{BrickUuid, LaneIndex, Role, StartCounter};
 
+use super::activity::ActivityFile;
 use super::error::StoreError;
 use super::register_log::{self, RegisterLog};
 use super::shards::lane_path;
 use super::superblock::{self, Identity, SuperblockFile};
-use super::{durable, lock};
+use super::{dirty, durable, lock};
 
 /// Formats `path`, creating it if it is missing, and returns the new brick's uuid.
 pub fn format(path: &Path, role: Role, lanes: u16) -> Result<BrickUuid, StoreError> {
@@ -27,10 +28,11 @@ pub fn format(path: &Path, role: Role, lanes: u16) -> Result<BrickUuid, StoreErr
     let brick = BrickUuid(uuid::Uuid::new_v4());
     durable::replace_file(&path.join(lock::FILE_NAME), b"")?;
     durable::replace_file(&path.join(register_log::FILE_NAME), &RegisterLog::fresh(brick))?;
-    for lane in (0..lanes).map(LaneIndex) {
-        let lane = path.join(lane_path(lane));
+    for index in (0..lanes).map(LaneIndex) {
+        let lane = path.join(lane_path(index));
         fs::create_dir(&lane).map_err(StoreError::io("create", &lane))?;
-        durable::sync_directory(&lane)?;
+        dirty::save(path, index, StartCounter(0), &[])?;
+        ActivityFile::create(path, index, lanes)?;
     }
     durable::sync_directory(path)?;
     let created_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -2,20 +2,24 @@
 //!
 //! - [`superblock`]: identity, start counter, clean flag; two copies, written alternately.
 //! - [`register_log`]: the registers, an append-only log of checked records.
-//! - [`dirty`]: saved dirty maps, one file per lane, written at a clean stop and consumed at start.
+//! - [`activity`]: the shards that may be being written, one table per lane, two copies.
+//! - [`dirty`]: saved dirty maps, one file per lane, replaced when shards leave the activity log unclean and at
+//!   a clean stop.
 //! - [`shards`]: where shard files are, and finding those that exist.
 //! - [`format`](mod@format): makes a brick out of an empty directory.
 //!
 //! Crash assumptions: a write that was not followed by fdatasync may be there wholly, partly or not at all;
 //! a rename is atomic and durable once its directory was synced. Nothing read from a file is used before
 //! its checksum and its bounds were checked; what does not check is refused with a sentence or, where that
-//! is safe (saved dirty maps), counted as lost.
+//! is safe (dirty maps, the activity log), counted as lost: see `recover`.
 
+pub mod activity;
 pub mod dirty;
 mod durable;
 pub mod error;
 pub mod format;
 mod lock;
+mod recover;
 pub mod register_log;
 pub mod shards;
 pub mod superblock;
@@ -26,9 +30,9 @@ use std::path::{Path, PathBuf};
 
 use brick_wire::register::RegisterEntry;
 use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, Role, ShardIndex};
-use tracing::warn;
 
-use crate::engine::SavedDirty;
+use crate::engine::{ActiveShard, Membership, SavedDirty};
+use activity::ActivityFile;
 use error::StoreError;
 pub use lock::DirectoryLock as Lock;
 use lock::DirectoryLock;
@@ -43,18 +47,22 @@ pub use format::format;
 pub struct Store {
     /// The directory's path, for messages and relative names.
     pub path: PathBuf,
-    /// Who the brick is; see [`SuperblockFile::write_identity`] for changes.
+    /// Who the brick is; see [`write_identity`] for changes.
     pub identity: Identity,
     /// This life of the brick.
     pub incarnation: Incarnation,
-    /// Whether the last stop was clean and its dirty maps were all readable.
+    /// Whether the last stop was clean.
     pub clean_start: bool,
     /// The latest state of every register.
     pub registers: Vec<RegisterEntry>,
     /// The shard files that exist.
     pub shards: Vec<(LaneIndex, ImageUuid, ShardIndex)>,
-    /// Saved dirty maps by lane; empty after a crash.
+    /// Saved dirty maps by lane.
     pub dirty: Vec<(LaneIndex, Vec<SavedDirty>)>,
+    /// Tables of active shards by lane.
+    pub active: Vec<(LaneIndex, Vec<ActiveShard>)>,
+    /// The activity log of every lane, open for writing.
+    pub activity: Vec<ActivityFile>,
     /// Bytes of disk that the shard files occupy.
     pub used_bytes: u64,
     /// The superblock, open for writing.
@@ -83,7 +91,7 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         check_direct_io(path)?;
     }
     let (register_log, registers) = RegisterLog::open(path, found.identity.brick)?;
-    let (clean_start, dirty) = load_dirty(path, &superblock);
+    let clean_start = superblock.is_clean();
     if !clean_start && found.identity.role == Role::Data {
         durable::sync_file_system(path)?;
     }
@@ -91,9 +99,9 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         Role::Data => shards::scan(path, lanes)?,
         Role::Arbiter => shards::Scan::default(),
     };
+    let lanes = recover::load(path, lanes, clean_start, &recover::known_images(&registers, &scan.shards))?;
     let boot = boot_uuid()?;
     let start = superblock.write_start()?;
-    dirty::remove_all(path, lanes)?;
     Ok(Store {
         path: path.to_owned(),
         identity: found.identity,
@@ -101,7 +109,9 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         clean_start,
         registers,
         shards: scan.shards,
-        dirty,
+        dirty: lanes.dirty,
+        active: lanes.active,
+        activity: lanes.activity,
         used_bytes: scan.used_bytes,
         superblock,
         register_log,
@@ -109,24 +119,21 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     })
 }
 
-/// The saved maps of all lanes, or `false` and none if any of them can't be trusted.
-fn load_dirty(path: &Path, superblock: &SuperblockFile) -> (bool, Vec<(LaneIndex, Vec<SavedDirty>)>) {
-    let found = superblock.current();
-    if !superblock.is_clean() {
-        return (false, Vec::new());
+/// Changes membership and blankness; durable when done.
+///
+/// A blank brick (rule R2) is an older copy of itself, and so are its saved maps. Its engines know that as
+/// long as it is blank; what they saved before they were told must not be believed once it isn't.
+pub fn write_identity(
+    path: &Path,
+    superblock: &mut SuperblockFile,
+    membership: Option<Membership>,
+    blank: bool,
+) -> Result<(), StoreError> {
+    let before = &superblock.current().identity;
+    if before.blank && !blank {
+        dirty::remove_all(path, before.lanes)?;
     }
-    let mut lanes = Vec::new();
-    for lane in (0..found.identity.lanes).map(LaneIndex) {
-        match dirty::load(path, lane, found.start) {
-            Ok(maps) if maps.is_empty() => {}
-            Ok(maps) => lanes.push((lane, maps)),
-            Err(error) => {
-                warn!("{error}");
-                return (false, Vec::new());
-            }
-        }
-    }
-    (true, lanes)
+    superblock.write_identity(membership, blank)
 }
 
 /// Shard files are opened with O_DIRECT, which some file systems refuse: better said at start than at the

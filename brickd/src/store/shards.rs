@@ -50,7 +50,7 @@ pub(super) fn scan(directory: &Path, lanes: u16) -> Result<Scan, StoreError> {
             let name = entry.file_name();
             match name.to_str().and_then(parse_image_name) {
                 Some(image) => scan_image(&entry.path(), lane, image, lanes, &mut scan)?,
-                None if name == super::dirty::FILE_NAME => {}
+                None if name == super::dirty::FILE_NAME || name == super::activity::FILE_NAME => {}
                 None => warn!("{} is left alone: it is no image's directory", entry.path().display()),
             }
         }

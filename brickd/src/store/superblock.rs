@@ -268,7 +268,11 @@ impl SuperblockFile {
     }
 
     /// Changes membership and blankness in both copies; durable when done.
-    pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool) -> Result<(), StoreError> {
+    pub(super) fn write_identity(
+        &mut self,
+        membership: Option<Membership>,
+        blank: bool,
+    ) -> Result<(), StoreError> {
         let identity = Identity { membership, blank, ..self.current.identity.clone() };
         self.write(Superblock { identity, ..self.current.clone() })?;
         self.write(self.current.clone())

@@ -23,27 +23,97 @@ fn a_fresh_brick_opens_clean_and_empty() {
     assert_eq!((store.incarnation.start, store.used_bytes), (StartCounter(1), 0));
 }
 
-#[test]
-fn only_a_clean_stop_keeps_dirty_maps() {
-    let (_parent, path) = formatted();
+/// A map of an image that exists, and a shard of it in lane 2.
+fn dirty_image(path: &Path) -> (SavedDirty, ActiveShard) {
+    let image = ImageUuid::from_bytes([5; 16]);
+    let shard = (0..).map(ShardIndex).find(|shard| lane_of(image, *shard, 4) == LaneIndex(2)).unwrap();
+    let file = path.join(shards::shard_path(LaneIndex(2), image, shard));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, "").unwrap();
     let blocks = BlockSet::from(BlockRange::new(3, 4));
-    let map = SavedDirty {
-        image: ImageUuid::from_bytes([5; 16]),
-        exact: true,
-        shards: vec![(ShardIndex(1), blocks)],
-    };
-    for clean in [true, false] {
-        let mut store = open(&path).unwrap();
-        let start = store.incarnation.start;
-        dirty::save(&path, LaneIndex(2), start, std::slice::from_ref(&map)).unwrap();
+    let map = SavedDirty { image, exact: true, shards: vec![(shard, blocks)] };
+    (map, ActiveShard { image, shard, shard_shift: 22 })
+}
+
+#[test]
+fn dirty_maps_and_active_shards_outlive_every_stop() {
+    let (_parent, path) = formatted();
+    let (map, active) = dirty_image(&path);
+    let mut store = open(&path).unwrap();
+    dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+    store.activity[2].write(store.incarnation.start, vec![active]).unwrap();
+    for clean in [false, false, true, false] {
         if clean {
             store.superblock.write_clean().unwrap();
         }
         drop(store);
-        let store = open(&path).unwrap();
+        store = open(&path).unwrap();
         assert_eq!(store.clean_start, clean);
-        assert_eq!(store.dirty, if clean { vec![(LaneIndex(2), vec![map.clone()])] } else { Vec::new() });
-        assert!(!path.join("lane-02/dirty").exists(), "consumed");
+        assert_eq!(store.dirty[2], (LaneIndex(2), vec![map.clone()]), "until they are replaced");
+        assert_eq!(store.active[2], (LaneIndex(2), vec![active]));
+        assert!([0, 1, 3].iter().all(|lane| store.dirty[*lane].1.is_empty()));
+    }
+}
+
+#[test]
+fn what_was_lost_stays_lost_over_the_next_crash() {
+    for (name, known_shards) in [("dirty", 0), ("activity", 1)] {
+        let (_parent, path) = formatted();
+        let (map, active) = dirty_image(&path);
+        let mut store = open(&path).unwrap();
+        dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+        store.activity[2].write(store.incarnation.start, vec![active]).unwrap();
+        drop(store);
+        fs::write(path.join("lane-02").join(name), "rot").unwrap();
+        for _ in 0..2 {
+            let store = open(&path).unwrap();
+            let maps = &store.dirty[2].1;
+            assert_eq!((maps.len(), maps[0].image, maps[0].exact), (1, map.image, false), "{name}");
+            assert_eq!(maps[0].shards.len(), known_shards);
+            assert_eq!(store.active[2].1.is_empty(), name == "activity");
+            assert!(store.dirty[1].1.is_empty(), "the other lanes lost nothing");
+        }
+    }
+}
+
+#[test]
+fn maps_from_before_a_brick_was_blank_are_lost() {
+    let (_parent, path) = formatted();
+    let (map, _) = dirty_image(&path);
+    let mut store = open(&path).unwrap();
+    dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+    write_identity(&path, &mut store.superblock, None, true).unwrap();
+    drop(store);
+    let mut store = open(&path).unwrap();
+    assert!(store.identity.blank && store.dirty[2].1[0].exact, "the engines know better");
+    write_identity(&path, &mut store.superblock, None, false).unwrap();
+    drop(store);
+    let store = open(&path).unwrap();
+    assert!(!store.identity.blank);
+    assert!(store.dirty.iter().all(|(_, maps)| !maps[0].exact && maps[0].shards.is_empty()));
+}
+
+#[test]
+fn a_brick_without_the_log_gets_one_and_believes_a_clean_stop_only() {
+    for clean in [true, false] {
+        let (_parent, path) = formatted();
+        let (map, _) = dirty_image(&path);
+        let mut store = open(&path).unwrap();
+        if clean {
+            store.superblock.write_clean().unwrap();
+        }
+        drop(store);
+        for lane in (0..4).map(|lane| path.join(shards::lane_path(LaneIndex(lane)))) {
+            fs::remove_file(lane.join(dirty::FILE_NAME)).unwrap();
+            fs::remove_file(lane.join(activity::FILE_NAME)).unwrap();
+        }
+        for _ in 0..2 {
+            let store = open(&path).unwrap();
+            assert_eq!((store.dirty.len(), store.activity.len()), (4, 4));
+            for (_, maps) in &store.dirty {
+                assert_eq!(maps.first().map(|map| map.image), (!clean).then_some(map.image));
+            }
+        }
     }
 }
 

@@ -145,7 +145,6 @@ impl Brick {
         let engines = (0..cores).map(|core| self.engine(config, CoreIndex(core), cores)).collect();
         let count = usize::from(cores);
         self.disk.clean = false;
-        self.disk.saved.clear();
         self.process = Some(Process {
             life: self.lives,
             engines,
@@ -168,7 +167,7 @@ impl Brick {
             (image, shard)
         });
         let saved = self.disk.saved.iter().filter(|(lane, _)| own(**lane));
-        let dirty = if self.disk.clean { saved.flat_map(|(_, maps)| maps.clone()).collect() } else { vec![] };
+        let active = self.disk.active.iter().filter(|(lane, _)| own(**lane));
         let engine_config = EngineConfig {
             core,
             cores,
@@ -183,8 +182,9 @@ impl Brick {
             open_files_max: config.open_files_max,
             registers: self.disk.registers(),
             shards: shards.collect(),
-            dirty,
-            clean_start: self.disk.clean,
+            dirty: saved.flat_map(|(_, maps)| maps.clone()).collect(),
+            active: active.flat_map(|(_, shards)| shards.clone()).collect(),
+            active_shards_max: config.active_shards_max,
         };
         Engine::new(engine_config, self.pool.clone())
     }

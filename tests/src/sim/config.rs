@@ -89,6 +89,8 @@ pub struct Config {
     pub lanes: u16,
     /// Open files per core.
     pub open_files_max: u32,
+    /// Shards in the activity log of a lane.
+    pub active_shards_max: usize,
     /// Faults that wait for a feature.
     pub switches: Switches,
     /// The bricks' lease.
@@ -140,6 +142,7 @@ impl Config {
             cores_max: random.within(1..=3).min(u64::from(lanes)) as u16,
             lanes,
             open_files_max: random.pick(&[1, 2, 16]),
+            active_shards_max: random.pick(&[1, 2, 4, 16]),
             switches,
             lease: Duration::from_millis(random.pick(&[300, 1000, 3000])),
             brick_timeout,
@@ -163,6 +166,7 @@ impl Config {
             cores_max: 2,
             lanes: 4,
             open_files_max: 16,
+            active_shards_max: 16,
             switches: Switches::default(),
             lease: Duration::from_secs(1),
             brick_timeout: Duration::from_secs(1),

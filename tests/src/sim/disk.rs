@@ -3,13 +3,14 @@
 //! Writes land in a volatile cache that only a sync empties; a loss of power keeps or loses each of its
 //! blocks at random. A block is atomic, a write of several isn't. A sync that fails makes nothing durable
 //! and spoils what it covered: no later sync saves those bytes, as with Linux's page cache. New files are
-//! gone with the power unless their directory was synced. Registers and identity are durable when done.
+//! gone with the power unless their directory was synced. Registers, identity, activity log and saved dirty
+//! maps are durable when done; a crash leaves of each of the latter two the old one or the new one.
 
 use std::collections::BTreeMap;
 
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
-use brickd::engine::{Membership, SavedDirty};
+use brickd::engine::{ActiveShard, Membership, SavedDirty};
 
 use super::content::Content;
 use super::random::Random;
@@ -46,7 +47,9 @@ pub struct Disk {
     pub membership: Option<Membership>,
     /// Whether the registers were lost (rule R2).
     pub blank: bool,
-    /// Dirty maps of the last clean stop, by lane.
+    /// The shards in the activity log, by lane.
+    pub active: BTreeMap<LaneIndex, Vec<ActiveShard>>,
+    /// Dirty maps as they were saved last, by lane.
     pub saved: BTreeMap<LaneIndex, Vec<SavedDirty>>,
     /// Whether the last stop was clean.
     pub clean: bool,

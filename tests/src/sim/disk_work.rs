@@ -10,7 +10,7 @@ use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId};
 use super::brick::Brick;
 use super::config::Faults;
 use super::content;
-use super::disk::{Covered, FileKey};
+use super::disk::{Covered, Disk, FileKey};
 use super::random::Random;
 use super::world::World;
 
@@ -100,6 +100,7 @@ impl World {
                     disk.membership = membership;
                     disk.blank = blank;
                 }
+                DiskWork::Other(request) if self.random.chance(0.5) => replace_lane_file(disk, request),
                 _ => {}
             }
         }
@@ -215,13 +216,33 @@ fn finish_other(
             brick.disk.membership = membership;
             brick.disk.blank = blank;
         }
-        DiskRequest::SaveDirty { lane, maps } => {
-            brick.disk.saved.insert(lane, maps);
+        DiskRequest::SaveDirty { .. } if brick.full => return Err(DiskError::NoSpace),
+        DiskRequest::WriteActivity { .. } | DiskRequest::SaveDirty { .. } => {
+            let failed = random.chance(faults.write_error);
+            if !failed || random.chance(0.5) {
+                replace_lane_file(&mut brick.disk, request);
+            }
+            if failed {
+                return Err(DiskError::Errno(EIO));
+            }
         }
         DiskRequest::Space => return Ok(DiskOutput::Space { free_bytes: 1 << 40, used_bytes: 0 }),
         _ => unreachable!("prepared above"),
     }
     Ok(DiskOutput::Done)
+}
+
+/// The activity log or the saved maps of a lane are replaced, whole.
+fn replace_lane_file(disk: &mut Disk, request: DiskRequest) {
+    match request {
+        DiskRequest::WriteActivity { lane, entries } => {
+            disk.active.insert(lane, entries);
+        }
+        DiskRequest::SaveDirty { lane, maps } => {
+            disk.saved.insert(lane, maps);
+        }
+        _ => {}
+    }
 }
 
 /// Writes each block with `probability`; a block is atomic.

@@ -78,7 +78,8 @@ pub fn config(index: u8, core: u16, cores: u16) -> EngineConfig {
         registers: Vec::new(),
         shards: Vec::new(),
         dirty: Vec::new(),
-        clean_start: true,
+        active: Vec::new(),
+        active_shards_max: 8,
     }
 }
 
@@ -95,7 +96,11 @@ pub struct Brick {
     /// Requests that it picks fail.
     pub fail: fn(&DiskRequest) -> Option<DiskError>,
     pub registers: Vec<RegisterEntry>,
-    pub saved: Vec<SavedDirty>,
+    /// Saved maps and tables of active shards, by lane.
+    pub saved: BTreeMap<LaneIndex, Vec<SavedDirty>>,
+    pub active: BTreeMap<LaneIndex, Vec<ActiveShard>>,
+    pub tables: usize,
+    pub saves: usize,
     pub syncs: usize,
     pub opens: usize,
     pub core_of: BTreeMap<ConnectionId, usize>,
@@ -123,7 +128,10 @@ impl Brick {
             held: VecDeque::new(),
             fail: |_| None,
             registers: Vec::new(),
-            saved: Vec::new(),
+            saved: BTreeMap::new(),
+            active: BTreeMap::new(),
+            tables: 0,
+            saves: 0,
             syncs: 0,
             opens: 0,
             core_of: BTreeMap::new(),
@@ -240,7 +248,11 @@ impl Brick {
                 return DiskOutput::Buffer(buffer);
             }
             DiskRequest::Write { slot, offset_bytes, buffer } => {
-                let file = self.files.get_mut(&self.slots[&(core, slot)]).expect("open files exist");
+                let (image, shard) = self.slots[&(core, slot)];
+                let table = &self.active[&lane_of(image, shard, LANES)];
+                let is_active = |entry: &ActiveShard| (entry.image, entry.shard) == (image, shard);
+                assert!(table.iter().any(is_active), "rule I2: the log before the data");
+                let file = self.files.get_mut(&(image, shard)).expect("open files exist");
                 file[offset_bytes as usize..][..buffer.len()].copy_from_slice(&buffer);
                 return DiskOutput::Buffer(buffer);
             }
@@ -259,7 +271,14 @@ impl Brick {
             }
             DiskRequest::AppendRegisters { entries } => self.registers.extend(entries),
             DiskRequest::WriteIdentity { .. } => {}
-            DiskRequest::SaveDirty { maps, .. } => self.saved.extend(maps),
+            DiskRequest::WriteActivity { lane, entries } => {
+                self.tables += 1;
+                self.active.insert(lane, entries);
+            }
+            DiskRequest::SaveDirty { lane, maps } => {
+                self.saves += 1;
+                self.saved.insert(lane, maps);
+            }
             DiskRequest::Space => return DiskOutput::Space { free_bytes: 1, used_bytes: 2 },
         }
         DiskOutput::Done

@@ -1,6 +1,7 @@
 //! The engine against a tiny disk, without sockets and time: rules one by one. What only shows in long
 //! random histories is the simulator's to find.
 
+mod activity;
 mod admission;
 mod data;
 mod fencing;

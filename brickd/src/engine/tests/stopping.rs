@@ -28,7 +28,8 @@ fn stopping_finishes_syncs_and_saves() {
     brick.release();
     assert_eq!(brick.status_of(last), Some(Status::Ok));
     assert_eq!((brick.stopped.as_slice(), brick.syncs), ([true, true].as_slice(), 4));
-    let dirty = std::mem::take(&mut brick.saved);
+    let dirty = brick.saved.values().flatten().cloned().collect();
+    assert!(brick.active.values().all(Vec::is_empty), "all bits are saved");
     let shards: Vec<_> = brick.files.keys().copied().collect();
     let config = EngineConfig { registers: brick.registers.clone(), shards, dirty, ..config(0, 0, 1) };
     let mut again = Brick::new(vec![config]);
