@@ -195,7 +195,11 @@ impl Group {
                 last = Some(shard);
             }
         } else {
-            *exact &= reply.header.flags.contains(Flags::EXACT) || (brick == target && !needs_own);
+            if brick == target && !needs_own {
+                // After a crash it would list whole shards.
+                return self.progress_gather(target);
+            }
+            *exact &= reply.header.flags.contains(Flags::EXACT);
             let Ok(page) = DirtyPage::from_bytes(&reply.aux) else {
                 return self.reset_link(brick, "its dirty map can't be read");
             };
