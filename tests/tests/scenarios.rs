@@ -255,3 +255,77 @@ fn heal_survives_a_second_failure() {
     scenario.pause(100);
     scenario.end(id);
 }
+
+/// declare-good: the only good copy is lost for good. A stale copy serves after the operator said so, and the
+/// lost brick, when it returns after all, is healed from it and never believed.
+#[test]
+fn a_declared_copy_serves_and_the_lost_one_is_healed_from_it() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    let old = scenario.write(id, 0, 0);
+    scenario.try_flush(id).unwrap();
+    scenario.kill(1);
+    scenario.write(id, 0, 1);
+    scenario.world.close(id).unwrap();
+    scenario.kill(0);
+    scenario.start(1);
+    let (refused, opened) = scenario.try_open(0, false);
+    assert!(is_error(&opened, |error| matches!(error, GroupError::NoGoodCopy { .. })), "{opened:?}");
+    scenario.world.drop_session(refused, false);
+
+    let (operator, declared) = scenario.declare_good(1);
+    assert_eq!(declared, Ok(()));
+    assert_eq!(scenario.in_sync(operator), bricks(&[1]));
+    scenario.world.close(operator).unwrap();
+    // What it missed is lost, as the operator was told.
+    scenario.world.checker = Default::default();
+
+    scenario.start(0);
+    let id = scenario.open();
+    scenario.until_healthy(id);
+    scenario.try_flush(id).unwrap();
+    for brick in [0, 1] {
+        assert_eq!(scenario.durable(brick, 0, 0), old, "brick {brick}");
+        assert_eq!(scenario.durable(brick, 0, 1), 0, "brick {brick}");
+    }
+    scenario.end(id);
+}
+
+/// declare-good: of a brick that is away, or of an arbiter. Refused, and the record stays as it is.
+#[test]
+fn only_a_data_brick_that_answers_can_be_declared_good() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.world.close(id).unwrap();
+    scenario.kill(1);
+    for brick in [1, 2] {
+        let (operator, declared) = scenario.declare_good(brick);
+        assert!(
+            is_error(&declared, |error| matches!(error, GroupError::CannotDeclare { .. })),
+            "{declared:?}"
+        );
+        scenario.world.drop_session(operator, false);
+    }
+    scenario.start(1);
+    let id = scenario.open();
+    assert_eq!(scenario.in_sync(id), bricks(&[0, 1]));
+    // Longer than bits of its active shards stay after the crash.
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// declare-good: while a client has the image. Refused: its lease runs.
+#[test]
+fn a_copy_in_use_is_not_declared_good() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    let (operator, declared) = scenario.declare_good(1);
+    assert!(is_error(&declared, |error| matches!(error, GroupError::Held { .. })), "{declared:?}");
+    scenario.world.drop_session(operator, false);
+    scenario.write(id, 0, 0);
+    scenario.until_healthy(id);
+    scenario.pause(3000);
+    scenario.end(id);
+}

@@ -1,8 +1,9 @@
 //! Writes, dummy writes and reads of one shard's blocks, and `Clean`.
 //!
 //! A write's dirty bits are set before anything of it can reach the disk, and stay if it fails: the other
-//! bricks may have applied it. The shard is in the activity log before anything reaches the disk. Its bytes are checked against their CRCs on arrival (rule I11). A shard that
-//! doesn't exist reads as zeros; it is created and allocated before its first write.
+//! bricks may have applied it. The shard is in the activity log before anything reaches the disk (rule I2). Its
+//! bytes are checked against their CRCs on arrival (rule I11). A shard that doesn't exist reads as zeros; it is
+//! created and allocated before its first write.
 
 use brick_wire::body::{put_crcs, read_crcs};
 use brick_wire::checksum::block_crcs;

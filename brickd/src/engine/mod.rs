@@ -10,8 +10,9 @@
 //!
 //! The life of a request: `frames` finds its handler; `data`, `pull` and `pull_source` make a task of it
 //! (`tasks`), which claims its blocks, waits until its shard is in the activity log (`activity`), gets a
-//! buffer and an open file (`files`), checks the fence a second time (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task
-//! checks all its conditions again, so a wake-up too many does no harm.
+//! buffer and an open file (`files`), checks the fence a second time (`fence`) and goes to disk. Everything
+//! waited for wakes a task by its token, and a woken task checks all its conditions again, so a wake-up too
+//! many does no harm.
 //!
 //! Everything iterated is ordered: the same events in the same order give the same actions.
 

@@ -1,9 +1,9 @@
 //! Tasks: operations on the blocks of one shard, from arrival to the answer.
 //!
 //! A task claims its blocks (rule I13), then passes its conditions in order: fence, activity log (writers,
-//! rule I2), buffer, file. Where one
-//! isn't met it waits to be woken, and checks them all again then; so the fence is checked a last time in
-//! the same step that issues the disk operation (rule I1). Whatever ends a task gives everything back.
+//! rule I2), buffer, file. Where one isn't met it waits to be woken, and checks them all again then; so the
+//! fence is checked a last time in the same step that issues the disk operation (rule I1). Whatever ends a
+//! task gives everything back.
 
 use std::time::Duration;
 

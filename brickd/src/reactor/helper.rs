@@ -1,8 +1,8 @@
 //! Threads for what would block a core: the register log, the activity log, directories, and names.
 //!
 //! Four of them, shared by all cores: promises and first writes to a shard must not wait behind the deletion
-//! of a large image, and neither behind a name server. Each does its chores in order. The queues hold at most what the cores'
-//! disk limits and dials allow, so they need no bound of their own.
+//! of a large image, and neither behind a name server. Each does its chores in order. The queues hold at most
+//! what the cores' disk limits and dials allow, so they need no bound of their own.
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
-use brick_wire::register::RegisterEntry;
+use brick_wire::cursor::Body;
+use brick_wire::record::EpochRecord;
+use brick_wire::register::{RegisterEntry, RegisterKey};
 use brick_wire::{CoreIndex, ImageUuid, LaneIndex, StartCounter};
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use tracing::error;
+use tracing::{error, info};
 
 use super::disk::disk_error;
 use super::mail::{Mail, Mailbox};
@@ -145,7 +147,9 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
     match request {
         HelperRequest::AppendRegisters(entries) => {
             let log = logs.registers.as_mut();
-            log.expect("appends go to the helper that has the log").append(&entries)
+            log.expect("appends go to the helper that has the log").append(&entries)?;
+            entries.iter().for_each(note_record);
+            Ok(())
         }
         HelperRequest::WriteActivity(lane, entries) => {
             let log = logs.activity.get_mut(usize::from(lane.0));
@@ -167,6 +171,26 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
 }
 
 /// What isn't the kernel's refusal is an I/O error to the engine; the log line said more.
+/// Operators see in the log who took an image, and which copies count: each change of S is a line.
+fn note_record(entry: &RegisterEntry) {
+    let RegisterKey::Epoch(image) = entry.key else { return };
+    let is_news = entry.state.accepted == entry.state.promised;
+    if let Some(record) = EpochRecord::from_bytes(&entry.state.value).ok().filter(|_| is_news) {
+        let in_sync: Vec<_> = record
+            .in_sync
+            .iter()
+            .map(|index| record.members[usize::from(index.0)].brick.to_string())
+            .collect();
+        info!(
+            "image {image}: epoch {} accepted, {:?} of session {}, in sync: {}",
+            record.epoch,
+            record.kind,
+            record.holder,
+            in_sync.join(", ")
+        );
+    }
+}
+
 fn to_disk_error(failure: &StoreError) -> DiskError {
     disk_error(failure.errno().unwrap_or(libc::EIO))
 }

@@ -16,7 +16,7 @@ use brick_wire::{CoreIndex, Header, Opcode, Status, Timestamp};
 use io_uring::opcode;
 use io_uring::types::Fd;
 use nix::sys::socket::{SockaddrStorage, getpeername, setsockopt, sockopt};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::connection::{Connection, Phase};
 use super::mail::{Handover, Mail};
@@ -130,6 +130,11 @@ impl<C: Core> Reactor<C> {
         let Some(connection) = self.connections.get(id) else { return };
         let Phase::Greeted(hello) = &connection.phase else { return };
         let frame = welcome_frame(hello, Status::Ok, welcome);
+        // The name is the peer's own words: quoted.
+        info!(
+            "connection from {}: {:?}, session {}",
+            connection.address, peer.hello.name, peer.hello.session
+        );
         connection.phase = if here { Phase::Serving } else { Phase::Leaving { core, peer: peer.clone() } };
         self.queue_frame(id, frame);
         if here {

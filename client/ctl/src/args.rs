@@ -92,6 +92,21 @@ pub enum ImageCommand {
         /// Which image
         name: ImageName,
     },
+    /// Makes one copy the only good one, when the good ones are lost for good. May lose data
+    #[command(
+        after_help = "Says first what may be lost, and changes nothing without a yes. Every other copy \
+                            counts as old from then on: a brick that comes back after all is healed from this \
+                            one.\n\nExample:\n  brickctl -v vms.toml image declare-good vm1 10.0.0.2:7070"
+    )]
+    DeclareGood {
+        /// Which image
+        name: ImageName,
+        /// The data brick with the copy, as `heal status` names it
+        brick: String,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Copies a raw or qcow2 file into an image, keeping holes; creates the image if it doesn't exist
     #[command(after_help = "Example:\n  brickctl -v vms.toml image import debian-12.qcow2 vm1")]
     Import {

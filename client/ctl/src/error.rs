@@ -41,6 +41,9 @@ pub enum Error {
     /// The file to write.
     #[error(transparent)]
     Sink(#[from] brickctl::sink::SinkError),
+    /// Nobody said yes.
+    #[error("nothing was changed: this needs a yes; answer with the image's name, or give --yes")]
+    NotConfirmed,
     /// Import into an image that is too small.
     #[error(
         "{path} doesn't fit: it holds {source_bytes} bytes and image {name:?} has {image_bytes}; \

@@ -50,6 +50,10 @@ pub enum Purpose {
     Client,
     /// To heal; an opening client may preempt it.
     Heal,
+    /// To make this brick's copy the only good one, whatever the record says: the operator's last resort
+    /// when the good copies are lost for good. The next record leaves every other copy out of S, so that
+    /// what is lost and returns all the same is healed, and never believed.
+    DeclareGood(BrickIndex),
 }
 
 /// A brick of the group.
@@ -231,6 +235,12 @@ pub enum GroupError {
     /// Every good copy failed.
     #[error("I/O error on every brick that holds a good copy")]
     Io,
+    /// The brick to be declared good isn't one of those that answer.
+    #[error("{address} can't be declared good: it must answer, be a data brick and know its registers")]
+    CannotDeclare {
+        /// Which brick.
+        address: String,
+    },
     /// A record or reply can't be read.
     #[error("a brick sent an epoch record that can't be read: {0}")]
     BadRecord(#[from] brick_wire::cursor::BodyError),

@@ -87,8 +87,13 @@ impl Group {
         };
         if self.good_copies(best, answered).is_empty() {
             if gave_up {
-                let in_sync = self.addresses(best.in_sync);
-                self.end(GroupError::NoGoodCopy { in_sync });
+                let error = match self.config.purpose {
+                    OpenPurpose::DeclareGood(brick) => {
+                        GroupError::CannotDeclare { address: self.addresses(BrickSet::only(brick)) }
+                    }
+                    _ => GroupError::NoGoodCopy { in_sync: self.addresses(best.in_sync) },
+                };
+                self.end(error);
             }
             return;
         }
@@ -128,6 +133,13 @@ impl Group {
         let mut record = base.clone();
         record.holder = self.config.session;
         record.kind = self.serving_kind();
+        if let OpenPurpose::DeclareGood(brick) = self.config.purpose {
+            if !self.good_copies(base, promised).contains(brick) {
+                return Err(GroupError::CannotDeclare { address: self.addresses(BrickSet::only(brick)) });
+            }
+            record.in_sync = BrickSet::only(brick);
+            return Ok(record);
+        }
         if base.kind == RecordKind::Closed {
             // Nothing is to be done, and who isn't there stays in S until the first write.
             return Ok(record);
@@ -145,8 +157,11 @@ impl Group {
 
     /// The bricks of S among `bricks` of which one may be taken as right. A brick on another boot than the
     /// record names has lost completed unflushed writes (rule I12): while a brick of S is away that may
-    /// have kept them, it is no good copy.
+    /// have kept them, it is no good copy. What the operator declares good is.
     fn good_copies(&self, base: &EpochRecord, bricks: BrickSet) -> BrickSet {
+        if let OpenPurpose::DeclareGood(brick) = self.config.purpose {
+            return BrickSet::only(brick).intersection(bricks).intersection(self.config.data_bricks());
+        }
         let reachable = base.in_sync.intersection(bricks);
         if base.kind == RecordKind::Closed || reachable == base.in_sync {
             return reachable;
@@ -160,7 +175,7 @@ impl Group {
 
     pub(super) fn serving_kind(&self) -> RecordKind {
         match self.config.purpose {
-            OpenPurpose::Client => RecordKind::Client,
+            OpenPurpose::Client | OpenPurpose::DeclareGood(_) => RecordKind::Client,
             OpenPurpose::Heal => RecordKind::Heal,
         }
     }

@@ -262,7 +262,7 @@ impl Volume {
             let mut attempt = config.clone();
             attempt.session = Volume::fresh_session();
             match Session::open(attempt, self.config.volume, &self.client_name).await {
-                Err(GroupError::Held { holder, lease_left_ms }) if config.purpose == Purpose::Client => {
+                Err(GroupError::Held { holder, lease_left_ms }) if config.purpose != Purpose::Heal => {
                     let renewed =
                         last.is_some_and(|(last_holder, left)| last_holder == holder && lease_left_ms > left);
                     if renewed {

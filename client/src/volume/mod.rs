@@ -5,6 +5,7 @@
 //! path: a connection per call, no state kept between calls.
 
 mod create;
+mod declare;
 mod heal;
 mod images;
 mod learn;
@@ -17,6 +18,7 @@ use brick_wire::handshake::PeerKind;
 use brick_wire::{CoreIndex, SessionId};
 
 pub use self::create::BrickSpec;
+pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
 pub use self::images::{CreateOptions, ImageInfo, OpenOptions};
 pub use self::status::{
@@ -103,6 +105,17 @@ pub enum VolumeError {
         address: String,
         /// Why.
         reason: String,
+    },
+    /// An arbiter has no data that could be good.
+    #[error("{0} is an arbiter: it holds no data that could be declared good; name a data brick")]
+    NoCopyThere(String),
+    /// No brick of the image is there.
+    #[error("{address} is no brick of image {name:?}; `heal status {name}` lists them")]
+    UnknownBrick {
+        /// What was named.
+        address: String,
+        /// Which image.
+        name: String,
     },
     /// The volume file exists and describes another volume.
     #[error("{0} exists and lists other bricks; choose another file name")]

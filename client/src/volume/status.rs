@@ -105,11 +105,11 @@ pub struct ImageHealth {
 }
 
 /// What was asked of one brick.
-struct Answer {
-    record: Option<EpochRecord>,
-    accepted: Epoch,
-    counters: ImageStatus,
-    exact: bool,
+pub(super) struct Answer {
+    pub(super) record: Option<EpochRecord>,
+    pub(super) accepted: Epoch,
+    pub(super) counters: ImageStatus,
+    pub(super) exact: bool,
 }
 
 impl Volume {
@@ -266,7 +266,7 @@ impl Volume {
     }
 
     /// A brick's record and its counters summed over its cores; `None` if it isn't there.
-    async fn ask_brick(&self, address: &str, uuid: BrickUuid, image: ImageUuid) -> Option<Answer> {
+    pub(super) async fn ask_brick(&self, address: &str, uuid: BrickUuid, image: ImageUuid) -> Option<Answer> {
         let caller = self.caller(PeerKind::Client, Volume::fresh_session());
         let first = Rc::new(Control::open(address, &caller, uuid, CoreIndex(0)).await.ok()?);
         let reply = first.ask(Opcode::RegisterRead, RegisterKey::Epoch(image).to_bytes()).await.ok()?;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use brick_client::replica::{GroupError, Output, State, UserRequest};
+use brick_client::replica::{GroupError, Output, Purpose, State, UserRequest};
 use brick_wire::{BlockRange, BrickIndex, BrickSet, Role, SessionId, ShardIndex};
 
 use super::checker::What;
@@ -42,6 +42,15 @@ impl Scenario {
     pub fn try_open(&mut self, client: usize, takeover: bool) -> (SessionId, Answer<()>) {
         let id = self.world.open_by_hand(client, takeover);
         self.until("the image is opened or not", |world| world.sessions[&id].opened.is_some());
+        let opened = self.world.sessions[&id].opened.clone().expect("waited for");
+        (id, opened)
+    }
+
+    /// The operator declares the copy of a brick good.
+    pub fn declare_good(&mut self, brick: u8) -> (SessionId, Answer<()>) {
+        let id = self.world.open(1, false, Purpose::DeclareGood(BrickIndex(brick)));
+        self.world.sessions.get_mut(&id).expect("just opened").answers = Some(Default::default());
+        self.until("the copy is declared good or not", |world| world.sessions[&id].opened.is_some());
         let opened = self.world.sessions[&id].opened.clone().expect("waited for");
         (id, opened)
     }

@@ -1,9 +1,10 @@
-//! `image create|ls|stat|rm`; import and export are in [`super::transfer`].
+//! `image create|ls|stat|rm`; import and export are in [`super::transfer`], the last resort in
+//! [`super::declare`].
 
 use brick_client::{CreateOptions, ImageInfo, Volume};
 use serde::Serialize;
 
-use super::transfer;
+use super::{declare, transfer};
 use crate::args::ImageCommand;
 use crate::error::Error;
 use crate::output::{bytes, print_json, table};
@@ -31,6 +32,7 @@ pub async fn run(volume: &Volume, command: ImageCommand) -> Result<(), Error> {
             println!("removed image {name}");
             Ok(())
         }
+        ImageCommand::DeclareGood { name, brick, yes } => declare::run(volume, &name, &brick, yes).await,
         ImageCommand::Import { file, name, format, overwrite, shard_size, takeover } => {
             let options = transfer::ImportOptions {
                 format: format.map(Into::into),

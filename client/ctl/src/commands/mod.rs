@@ -1,5 +1,6 @@
 //! One file per group of commands; this one picks.
 
+mod declare;
 mod heal;
 mod image;
 mod nbd;
@@ -8,7 +9,7 @@ mod volume;
 
 use brick_client::{Volume, VolumeConfig};
 
-use crate::args::{Arguments, Command, VolumeCommand};
+use crate::args::{Arguments, Command, ImageCommand, VolumeCommand};
 use crate::error::Error;
 use crate::signals;
 
@@ -18,14 +19,21 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         signals::unblock();
     }
     let path = arguments.volume;
+    let verb = match &arguments.command {
+        Command::Volume(_) => "volume",
+        Command::Image(ImageCommand::DeclareGood { .. }) => "image declare-good",
+        Command::Image(_) => "image",
+        Command::Heal(_) => "heal",
+        Command::Nbd(_) => "nbd",
+    };
     let open = || {
         let path = path.as_deref().ok_or(Error::NoVolume)?;
         let config = VolumeConfig::load(path).map_err(brick_client::VolumeError::from)?;
-        Ok::<_, Error>(Volume::new(config, &client_name()))
+        Ok::<_, Error>(Volume::new(config, &client_name(verb)))
     };
     match arguments.command {
         Command::Volume(VolumeCommand::Create { file, groups }) => {
-            volume::create(&file, groups, &client_name()).await
+            volume::create(&file, groups, &client_name(verb)).await
         }
         Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
         Command::Image(command) => image::run(&open()?, command).await,
@@ -35,6 +43,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
 }
 
 /// Who we are in the bricks' logs.
-fn client_name() -> String {
-    format!("brickctl (pid {})", std::process::id())
+fn client_name(verb: &str) -> String {
+    format!("brickctl {verb} (pid {})", std::process::id())
 }

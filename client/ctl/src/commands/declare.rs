@@ -1,0 +1,84 @@
+//! `image declare-good`: the last resort after a permanent loss. Says what may be lost, asks, then does it.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use brick_client::{DeclarePrice, ImageName, Volume};
+
+use crate::error::Error;
+use crate::output::bytes;
+
+/// A block, bytes.
+const BLOCK_BYTES: u64 = 4096;
+
+pub async fn run(volume: &Volume, name: &ImageName, address: &str, yes: bool) -> Result<(), Error> {
+    let price = volume.what_declaring_loses(name, address).await?;
+    eprintln!("{}", warning(name, address, &price));
+    if !yes && !confirmed(name) {
+        return Err(Error::NotConfirmed);
+    }
+    volume.declare_good(name, address).await?;
+    println!(
+        "image {name}: the copy on {address} is the only good one now; every other copy of group {} is healed \
+         from it when its brick is there",
+        price.group
+    );
+    Ok(())
+}
+
+fn warning(name: &ImageName, address: &str, price: &DeclarePrice) -> String {
+    let good = price.in_sync.join(", ");
+    let mut text = format!("image {name}: the good copies are on {good}.\n");
+    if price.is_in_sync && price.closed {
+        text += &format!("The copy on {address} is one of them, and the image was closed: nothing is lost.");
+    } else if price.is_in_sync {
+        text += &format!(
+            "The copy on {address} is one of them. What was written and not flushed when power was lost may be \
+             on another copy only, and is lost."
+        );
+    } else {
+        let amount = match price.missed_blocks {
+            Some(blocks) => {
+                format!("up to {blocks} blocks ({}) written since then", bytes(blocks * BLOCK_BYTES))
+            }
+            None => {
+                "all that was written since then, and nobody who answers knows how much that is,".to_owned()
+            }
+        };
+        text += &format!(
+            "The copy on {address} left them earlier: {amount} are old in it, some may be old and others new. \
+             A file system on it needs a check."
+        );
+    }
+    text
+}
+
+/// Whether somebody at the terminal types the image's name.
+fn confirmed(name: &ImageName) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    eprint!("Type the image's name to go on: ");
+    // A prompt that can't be shown is one that nobody answers.
+    let shown = std::io::stderr().flush().is_ok();
+    let mut answer = String::new();
+    shown && std::io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == name.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn price(is_in_sync: bool, closed: bool, missed_blocks: Option<u64>) -> DeclarePrice {
+        DeclarePrice { group: 0, in_sync: vec!["a:1".to_owned()], is_in_sync, closed, missed_blocks }
+    }
+
+    #[test]
+    fn the_warning_says_what_is_at_stake() {
+        let name: ImageName = "vm1".parse().unwrap();
+        let text = |price| warning(&name, "b:2", &price);
+        assert!(text(price(true, true, Some(0))).contains("nothing is lost"));
+        assert!(text(price(true, false, Some(0))).contains("not flushed"));
+        assert!(text(price(false, false, Some(3))).contains("up to 3 blocks (12.00 KiB)"));
+        assert!(text(price(false, true, None)).contains("nobody who answers knows"));
+    }
+}
