@@ -56,6 +56,10 @@ struct Table {
     saving: Option<u64>,
     /// Bits set up to then are durable.
     saved_at: u64,
+    /// A save is wanted for its mark (see `marks`), whatever the table looks like.
+    mark_wanted: bool,
+    /// The save in flight carries it.
+    mark_saving: bool,
 }
 
 /// The tables of a core's lanes.
@@ -174,6 +178,12 @@ impl ActivityLog {
         }
     }
 
+    /// Has the lane's maps saved, in a save that begins after this.
+    pub(super) fn want_save(&mut self, lane: LaneIndex) {
+        self.table(lane).mark_wanted = true;
+        self.restless.insert(lane);
+    }
+
     /// The image is removed, with its bits.
     pub(super) fn forget(&mut self, image: ImageUuid) {
         for table in &mut self.tables {
@@ -249,8 +259,12 @@ impl Engine {
             table.make_room(full, is_clean);
             entries = table.admit(capacity).then(|| table.entries());
         }
-        let save = table.wants_save(full, is_clean);
-        if table.queue.is_empty() {
+        let mark = table.mark_wanted && table.saving.is_none();
+        let save = mark || table.wants_save(full, is_clean);
+        if mark {
+            (table.mark_wanted, table.mark_saving) = (false, true);
+        }
+        if table.queue.is_empty() && !table.mark_wanted {
             self.activity.restless.remove(&lane);
         }
         if let Some(entries) = entries {
@@ -281,13 +295,19 @@ impl Engine {
 
     /// Starts to save the maps of a lane.
     pub(super) fn save_dirty(&mut self, lane: LaneIndex) {
-        let maps = self.dirty.save(|image, shard| self.lane_of((image, shard)) == lane);
+        let in_lane = |image, shard| self.lane_of((image, shard)) == lane;
+        let maps = self.dirty.save(in_lane, |image| self.is_unsynced(image, lane));
         self.disk(Purpose::SaveDirty(lane), DiskRequest::SaveDirty { lane, maps });
     }
 
-    /// The maps of a lane were saved to make room in its table.
+    /// The maps of a lane were saved, to make room in its table or for a mark.
     pub(super) fn bits_saved(&mut self, lane: LaneIndex, result: Result<(), DiskError>) {
         let capacity = self.activity.capacity;
+        if std::mem::take(&mut self.activity.table(lane).mark_saving)
+            && !self.activity.table(lane).mark_wanted
+        {
+            self.lane_marked(lane);
+        }
         let table = self.activity.table(lane);
         let at = table.saving.take().expect("a save was in flight");
         let Err(error) = result else {

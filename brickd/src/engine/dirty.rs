@@ -197,13 +197,17 @@ impl DirtyMaps {
     }
 
     /// What has to be saved: of every image with bits or an inexact map, the shards that `wanted` picks.
-    pub(super) fn save(&self, wanted: impl Fn(ImageUuid, ShardIndex) -> bool) -> Vec<SavedDirty> {
+    pub(super) fn save(
+        &self,
+        wanted: impl Fn(ImageUuid, ShardIndex) -> bool,
+        is_unsynced: impl Fn(ImageUuid) -> bool,
+    ) -> Vec<SavedDirty> {
         let maps = self.images.iter().map(|(image, bits)| {
             let shards = bits.shards.iter().filter(|(shard, _)| wanted(*image, **shard));
             let shards = shards.map(|(shard, bits)| (*shard, bits.all())).collect();
-            SavedDirty { image: *image, exact: !bits.inexact, shards }
+            SavedDirty { image: *image, exact: !bits.inexact, unsynced: is_unsynced(*image), shards }
         });
-        maps.filter(|map| !map.exact || !map.shards.is_empty()).collect()
+        maps.filter(|map| !map.exact || map.unsynced || !map.shards.is_empty()).collect()
     }
 }
 
@@ -302,7 +306,7 @@ mod tests {
         maps.insert((IMAGE, ShardIndex(2)), BlockRange::new(9, 1), SessionId(1), Generation(4));
         let mut loaded = DirtyMaps::default();
         for wanted in [1, 2] {
-            maps.save(|_, shard| shard.0 == wanted).into_iter().for_each(|map| loaded.load(map));
+            maps.save(|_, shard| shard.0 == wanted, |_| false).into_iter().for_each(|map| loaded.load(map));
         }
         assert_eq!(loaded.block_count(IMAGE), 3);
         assert!(loaded.is_exact(IMAGE));

@@ -6,11 +6,11 @@
 //! kernel reports an error once. So those blocks are remembered, and every flush of the image fails until
 //! each was written again. A directory that couldn't be synced fails its image's flushes until restart.
 //!
-//! A crash forgets what had to be rewritten; the brick then has another incarnation (rule I12).
+//! What had to be rewritten outlives a crash of the process: see `marks`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, LaneIndex, Opcode, Role, Status};
+use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, LaneIndex, Opcode, Role, ShardIndex, Status};
 
 use super::requests::Outcome;
 use super::{ConnectionId, DiskError, DiskRequest, Engine, Purpose, ShardKey, Token};
@@ -62,6 +62,27 @@ impl Syncs {
     /// The same for any image.
     pub(super) fn is_any_failed(&self) -> bool {
         !self.must_rewrite.is_empty() || !self.lost_directories.is_empty()
+    }
+
+    /// Whether something of the image is lost in the shards that `wanted` picks, or in the lane's directory.
+    pub(super) fn is_lost(
+        &self,
+        image: ImageUuid,
+        wanted: impl Fn(ShardIndex) -> bool,
+        lane: LaneIndex,
+    ) -> bool {
+        self.must_rewrite.keys().any(|key| key.0 == image && wanted(key.1))
+            || self.lost_directories.contains(&(image, lane))
+    }
+
+    /// These blocks may be lost, however well they read.
+    pub(super) fn must_be_written_again(&mut self, key: ShardKey, blocks: &BlockSet) {
+        self.must_rewrite.entry(key).or_default().insert_all(blocks);
+    }
+
+    /// A waiting request has one thing more to wait for.
+    pub(super) fn wait_longer(&mut self, token: Token) {
+        self.waits.get_mut(&token).expect("waiters are known").outstanding += 1;
     }
 
     /// The shard's blocks that have to be rewritten.
@@ -125,13 +146,13 @@ impl Engine {
             targets.into_iter().filter(|target| self.needs_sync(*target)).collect();
         // Blocks rewritten only after this moment don't count for it, so the failure is noted now.
         let failed = self.is_flush_failed(token);
-        self.syncs.waits.insert(token, SyncWait { outstanding: targets.len(), failed });
+        // One for this function, or the wait would end in its middle.
+        self.syncs.waits.insert(token, SyncWait { outstanding: targets.len() + 1, failed });
         for target in &targets {
             self.join_sync(*target, Some(token));
         }
-        if targets.is_empty() {
-            self.finish_wait(token);
-        }
+        self.wait_for_marks(token);
+        self.sync_wait_over(token, false);
     }
 
     /// A file that gives up its slot.
@@ -185,6 +206,11 @@ impl Engine {
             for token in &waiting_for_next {
                 self.syncs.waits.get_mut(token).expect("waiters are known").failed = true;
             }
+            let lane = match target {
+                SyncTarget::Shard(key) => self.lane_of(key),
+                SyncTarget::Directory(lane, _) => lane,
+            };
+            self.mark_lane(lane, waiting.iter().chain(&waiting_for_next).copied());
         }
         if !waiting_for_next.is_empty() {
             self.start_sync(target, waiting_for_next);
@@ -193,12 +219,17 @@ impl Engine {
             self.files.release(key);
         }
         for token in waiting {
-            let wait = self.syncs.waits.get_mut(&token).expect("waiters are known");
-            wait.outstanding -= 1;
-            wait.failed |= result.is_err();
-            if wait.outstanding == 0 {
-                self.finish_wait(token);
-            }
+            self.sync_wait_over(token, result.is_err());
+        }
+    }
+
+    /// One of the things that a request waits for is over.
+    pub(super) fn sync_wait_over(&mut self, token: Token, failed: bool) {
+        let wait = self.syncs.waits.get_mut(&token).expect("waiters are known");
+        wait.outstanding -= 1;
+        wait.failed |= failed;
+        if wait.outstanding == 0 {
+            self.finish_wait(token);
         }
     }
 
@@ -239,6 +270,7 @@ impl Engine {
             lost.remove_range(blocks);
             if lost.is_empty() {
                 self.syncs.must_rewrite.remove(&key);
+                self.shard_rewritten(key);
             }
         }
     }

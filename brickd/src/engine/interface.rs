@@ -66,6 +66,9 @@ pub struct SavedDirty {
     pub image: ImageUuid,
     /// False if bits were lost earlier (a damaged file): every block of every shard may then be dirty.
     pub exact: bool,
+    /// A sync failed, and not all that it covered was written again: dirty blocks may read well and be lost
+    /// all the same (rule I7). After another boot the store no longer says so.
+    pub unsynced: bool,
     /// Shards with dirty bits.
     pub shards: Vec<(ShardIndex, BlockSet)>,
 }

@@ -37,6 +37,7 @@ mod identity;
 mod interface;
 mod lease;
 mod link;
+mod marks;
 mod pull;
 mod pull_source;
 mod registers;
@@ -62,6 +63,7 @@ use flush::{SyncTarget, Syncs};
 use identity::Identity;
 use lease::Leases;
 use link::Links;
+use marks::Marks;
 use pull::Pulls;
 use registers::Registers;
 use remove::Removals;
@@ -115,6 +117,7 @@ pub struct Engine {
     fences: Fences,
     files: Files,
     syncs: Syncs,
+    marks: Marks,
     dirty: DirtyMaps,
     activity: ActivityLog,
     pulls: Pulls,
@@ -144,6 +147,7 @@ impl Engine {
         let own_lanes = own_lanes(&config).count();
         let mut activity = ActivityLog::new(own_lanes, config.cores, config.active_shards_max);
         let mut dirty = DirtyMaps::default();
+        let unsynced: Vec<ImageUuid> = saved.iter().filter(|map| map.unsynced).map(|map| map.image).collect();
         saved.into_iter().for_each(|map| dirty.load(map));
         for shard in std::mem::take(&mut config.active) {
             dirty.load_active(shard);
@@ -153,7 +157,7 @@ impl Engine {
             shards.iter().for_each(|(image, _)| dirty.set_inexact(*image));
             fences.images().for_each(|image| dirty.set_inexact(image));
         }
-        Engine {
+        let mut engine = Engine {
             pool,
             now: Timestamp::ZERO,
             started: false,
@@ -169,6 +173,7 @@ impl Engine {
             fences,
             files: Files::new(shards, config.open_files_max),
             syncs: Syncs::default(),
+            marks: Marks::default(),
             dirty,
             activity,
             pulls: Pulls::default(),
@@ -182,7 +187,9 @@ impl Engine {
             identity: Identity::new(config.membership.clone(), config.blank),
             leases,
             config,
-        }
+        };
+        engine.load_marks(&unsynced);
+        engine
     }
 
     /// Takes one event. `now` never goes back.

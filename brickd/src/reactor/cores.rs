@@ -115,7 +115,7 @@ impl Running {
         let mailboxes = Arc::new(mailboxes.map_err(|errno| RunError::Thread(errno.into()))?);
         let tools = Tools {
             path: store.path,
-            start: store.incarnation.start,
+            incarnation: store.incarnation,
             superblock: superblock.clone(),
             used_bytes: used_bytes.clone(),
             mailboxes: mailboxes.clone(),

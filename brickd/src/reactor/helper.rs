@@ -13,7 +13,7 @@ use std::thread::{Builder, JoinHandle};
 use brick_wire::cursor::Body;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{RegisterEntry, RegisterKey};
-use brick_wire::{CoreIndex, ImageUuid, LaneIndex, StartCounter};
+use brick_wire::{CoreIndex, ImageUuid, Incarnation, LaneIndex};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tracing::{error, info};
 
@@ -54,8 +54,8 @@ enum Chore {
 pub struct Tools {
     /// The brick's directory.
     pub path: PathBuf,
-    /// This start of the brick.
-    pub start: StartCounter,
+    /// This life of the brick.
+    pub incarnation: Incarnation,
     /// Shared with whoever notes the clean stop.
     pub superblock: Arc<Mutex<SuperblockFile>>,
     /// Bytes of disk under shard files.
@@ -153,13 +153,13 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
         }
         HelperRequest::WriteActivity(lane, entries) => {
             let log = logs.activity.get_mut(usize::from(lane.0));
-            log.expect("tables go to the helper that has the logs").write(tools.start, entries)
+            log.expect("tables go to the helper that has the logs").write(tools.incarnation.start, entries)
         }
         HelperRequest::WriteIdentity(membership, blank) => {
             let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
             store::write_identity(&tools.path, &mut superblock, membership, blank)
         }
-        HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.start, &maps),
+        HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.incarnation, &maps),
         HelperRequest::SyncDirectory(lane, image) => shards::sync_image(&tools.path, lane, image),
         HelperRequest::RemoveImage(lane, image) => {
             let freed_bytes = shards::remove_image(&tools.path, lane, image)?;

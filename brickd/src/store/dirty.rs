@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brick_wire::checksum::crc32c;
 use brick_wire::cursor::{BodyError, Put, Reader};
 use brick_wire::limits::SHARD_BLOCKS_MAX;
-use brick_wire::{BlockSet, ImageUuid, LaneIndex, ShardIndex, StartCounter};
+use brick_wire::{BlockSet, BootUuid, ImageUuid, Incarnation, LaneIndex, ShardIndex};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,9 +24,9 @@ pub const FILE_NAME: &str = "dirty";
 /// First bytes of the file.
 pub const MAGIC: [u8; 8] = *b"BRICKDTY";
 /// Layout of the file, written by this code.
-pub const DIRTY_VERSION: u16 = 1;
+pub const DIRTY_VERSION: u16 = 2;
 
-/// First 32 bytes of the file; the images follow.
+/// First 48 bytes of the file; the images follow.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawHeader {
@@ -40,33 +40,42 @@ struct RawHeader {
     image_count: U32,
     /// 16: start counter of the life that saved it, for whoever reads the file.
     start: U64,
-    /// 24: zero.
+    /// 24: boot of that life. What a failed sync left unsure is sure after another boot: what is read then
+    /// comes from the medium.
+    boot: [u8; 16],
+    /// 40: zero.
     reserved: U32,
-    /// 28: CRC32C of bytes 0..28 and of everything after the header.
+    /// 44: CRC32C of bytes 0..44 and of everything after the header.
     crc: U32,
 }
 
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
-const HEADER_BYTES: usize = 32;
-const CRC_OFFSET: usize = 28;
-/// An image's uuid, flag and shard count: what one takes at least.
+const HEADER_BYTES: usize = 48;
+const CRC_OFFSET: usize = 44;
+/// Flag of an image: no bit was lost earlier.
+const EXACT: u8 = 1;
+/// Flag of an image: a sync failed, and not all that it covered was written again.
+const UNSYNCED: u8 = 2;
+/// An image's uuid, flags and shard count: what one takes at least.
 const IMAGE_BYTES_MIN: usize = 21;
 
 /// Replaces a lane's saved maps; durable when done.
 pub fn save(
     directory: &Path,
     lane: LaneIndex,
-    start: StartCounter,
+    life: Incarnation,
     maps: &[SavedDirty],
 ) -> Result<(), StoreError> {
-    durable::replace_file(&file_path(directory, lane), &encode(lane, start, maps))
+    durable::replace_file(&file_path(directory, lane), &encode(lane, life, maps))
 }
 
-/// A lane's saved maps.
-pub(super) fn load(directory: &Path, lane: LaneIndex) -> Result<Vec<SavedDirty>, StoreError> {
+/// A lane's saved maps, as a life on `boot` has to take them.
+pub(super) fn load(directory: &Path, lane: LaneIndex, boot: BootUuid) -> Result<Vec<SavedDirty>, StoreError> {
     let path = file_path(directory, lane);
     let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
-    decode(&content, lane).map_err(|why| StoreError::DirtyMaps { path, why })
+    let (saved_on, mut maps) = decode(&content, lane).map_err(|why| StoreError::DirtyMaps { path, why })?;
+    maps.iter_mut().for_each(|map| map.unsynced &= saved_on == boot);
+    Ok(maps)
 }
 
 /// Forgets what was saved, durably: with the next crash it counts as lost.
@@ -82,20 +91,22 @@ pub(super) fn remove_all(directory: &Path, lanes: u16) -> Result<(), StoreError>
     Ok(())
 }
 
-fn encode(lane: LaneIndex, start: StartCounter, maps: &[SavedDirty]) -> Vec<u8> {
+fn encode(lane: LaneIndex, life: Incarnation, maps: &[SavedDirty]) -> Vec<u8> {
     let header = RawHeader {
         magic: MAGIC,
         version: U16::new(DIRTY_VERSION),
         lane: U16::new(lane.0),
         image_count: U32::new(maps.len() as u32),
-        start: U64::new(start.0),
+        start: U64::new(life.start.0),
+        boot: life.boot.to_bytes(),
         reserved: U32::new(0),
         crc: U32::new(0),
     };
     let mut content = header.as_bytes().to_vec();
     for map in maps {
         content.extend_from_slice(&map.image.to_bytes());
-        content.put_u8(u8::from(map.exact));
+        let exact = if map.exact { EXACT } else { 0 };
+        content.put_u8(exact | if map.unsynced { UNSYNCED } else { 0 });
         content.put_u32(map.shards.len() as u32);
         for (shard, blocks) in &map.shards {
             let bitmap = blocks.to_bytes();
@@ -109,7 +120,7 @@ fn encode(lane: LaneIndex, start: StartCounter, maps: &[SavedDirty]) -> Vec<u8> 
     content
 }
 
-fn decode(content: &[u8], lane: LaneIndex) -> Result<Vec<SavedDirty>, &'static str> {
+fn decode(content: &[u8], lane: LaneIndex) -> Result<(BootUuid, Vec<SavedDirty>), &'static str> {
     let Ok((header, body)) = RawHeader::ref_from_prefix(content) else {
         return Err("it is shorter than its header");
     };
@@ -129,14 +140,17 @@ fn decode(content: &[u8], lane: LaneIndex) -> Result<Vec<SavedDirty>, &'static s
     let mut reader = Reader::new(body);
     let maps = (0..count).map(|_| decode_map(&mut reader)).collect::<Result<_, _>>();
     match (maps, reader.is_empty()) {
-        (Ok(maps), true) => Ok(maps),
+        (Ok(maps), true) => Ok((BootUuid::from_bytes(header.boot), maps)),
         _ => Err("its maps don't decode"),
     }
 }
 
 fn decode_map(reader: &mut Reader<'_>) -> Result<SavedDirty, BodyError> {
     let image = ImageUuid::from_bytes(reader.array()?);
-    let exact = reader.u8()? == 1;
+    let flags = reader.u8()?;
+    if flags & !(EXACT | UNSYNCED) != 0 {
+        return Err(BodyError::OutOfRange { field: "dirty.flags", value: u64::from(flags) });
+    }
     let count = reader.u32()?;
     let mut shards = Vec::new();
     for _ in 0..count {
@@ -145,7 +159,7 @@ fn decode_map(reader: &mut Reader<'_>) -> Result<SavedDirty, BodyError> {
         let out_of_range = BodyError::OutOfRange { field: "dirty.bitmap", value: length as u64 };
         shards.push((shard, BlockSet::from_bytes(reader.bytes(length)?).ok_or(out_of_range)?));
     }
-    Ok(SavedDirty { image, exact, shards })
+    Ok(SavedDirty { image, exact: flags & EXACT != 0, unsynced: flags & UNSYNCED != 0, shards })
 }
 
 /// Of everything but the place where it stands.
@@ -165,36 +179,40 @@ const _: () = assert!(SHARD_BLOCKS_MAX / 8 <= u16::MAX as usize);
 
 #[cfg(test)]
 mod tests {
-    use brick_wire::BlockRange;
+    use brick_wire::{BlockRange, StartCounter};
 
     use super::*;
+
+    const BOOT: BootUuid = BootUuid(uuid::Uuid::from_bytes([0xb0; 16]));
+    const LIFE: Incarnation = Incarnation { boot: BOOT, start: StartCounter(8) };
 
     fn maps() -> Vec<SavedDirty> {
         let image = ImageUuid::from_bytes([0x1a; 16]);
         let blocks = BlockSet::from(BlockRange::new(9, 2));
-        vec![SavedDirty { image, exact: true, shards: vec![(ShardIndex(5), blocks)] }]
+        vec![SavedDirty { image, exact: true, unsynced: true, shards: vec![(ShardIndex(5), blocks)] }]
     }
 
     #[test]
     fn bytes_are_as_documented() {
         let mut expected = b"BRICKDTY".to_vec();
-        expected.extend([1, 0, 2, 0]); // version, lane
+        expected.extend([2, 0, 2, 0]); // version, lane
         expected.extend([1, 0, 0, 0]); // images
         expected.extend([8, 0, 0, 0, 0, 0, 0, 0]); // start counter
+        expected.extend([0xb0; 16]); // boot
         expected.extend([0; 4]); // reserved
         let mut body = vec![0x1a; 16]; // image
-        body.extend([1, 1, 0, 0, 0]); // exact, shards
+        body.extend([3, 1, 0, 0, 0]); // exact and unsynced, shards
         body.extend([5, 0, 0, 0, 2, 0, 0x00, 0x06]); // shard, bitmap bytes, bitmap
         let crc = crc32c(&[expected.clone(), body.clone()].concat());
         expected.extend(crc.to_le_bytes());
         expected.extend(body);
-        assert_eq!(encode(LaneIndex(2), StartCounter(8), &maps()), expected);
-        assert_eq!(decode(&expected, LaneIndex(2)), Ok(maps()));
+        assert_eq!(encode(LaneIndex(2), LIFE, &maps()), expected);
+        assert_eq!(decode(&expected, LaneIndex(2)), Ok((BOOT, maps())));
     }
 
     #[test]
     fn what_does_not_check_is_lost() {
-        let good = encode(LaneIndex(2), StartCounter(8), &maps());
+        let good = encode(LaneIndex(2), LIFE, &maps());
         assert!(decode(&good, LaneIndex(3)).is_err());
         for length in 0..good.len() {
             assert!(decode(&good[..length], LaneIndex(2)).is_err(), "{length} bytes");

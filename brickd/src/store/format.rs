@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brick_wire::limits::LANES_MAX;
-use brick_wire::{BrickUuid, LaneIndex, Role, StartCounter};
+use brick_wire::{BrickUuid, Incarnation, LaneIndex, Role};
 
 use super::activity::ActivityFile;
 use super::error::StoreError;
@@ -31,7 +31,7 @@ pub fn format(path: &Path, role: Role, lanes: u16) -> Result<BrickUuid, StoreErr
     for index in (0..lanes).map(LaneIndex) {
         let lane = path.join(lane_path(index));
         fs::create_dir(&lane).map_err(StoreError::io("create", &lane))?;
-        dirty::save(path, index, StartCounter(0), &[])?;
+        dirty::save(path, index, Incarnation::default(), &[])?;
         ActivityFile::create(path, index, lanes)?;
     }
     durable::sync_directory(path)?;

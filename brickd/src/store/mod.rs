@@ -99,8 +99,9 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         Role::Data => shards::scan(path, lanes)?,
         Role::Arbiter => shards::Scan::default(),
     };
-    let lanes = recover::load(path, lanes, clean_start, &recover::known_images(&registers, &scan.shards))?;
     let boot = boot_uuid()?;
+    let images = recover::known_images(&registers, &scan.shards);
+    let lanes = recover::load(path, lanes, boot, clean_start, &images)?;
     let start = superblock.write_start()?;
     Ok(Store {
         path: path.to_owned(),

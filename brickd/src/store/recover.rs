@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use brick_wire::register::{RegisterEntry, RegisterKey};
-use brick_wire::{ImageUuid, LaneIndex, ShardIndex, StartCounter};
+use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, ShardIndex};
 use tracing::warn;
 
 use super::activity::ActivityFile;
@@ -31,12 +31,13 @@ pub(super) struct Lanes {
 pub(super) fn load(
     path: &Path,
     lanes: u16,
+    boot: BootUuid,
     clean_start: bool,
     images: &BTreeSet<ImageUuid>,
 ) -> Result<Lanes, StoreError> {
     let mut found = Lanes::default();
     for lane in (0..lanes).map(LaneIndex) {
-        let saved = dirty::load(path, lane);
+        let saved = dirty::load(path, lane, boot);
         let table = ActivityFile::open(path, lane, lanes);
         let saved_lost = saved.as_ref().err().filter(|error| !(clean_start && error.is_not_found()));
         let table_lost = table.as_ref().err().filter(|_| !clean_start);
@@ -48,7 +49,7 @@ pub(super) fn load(
             forget_exactness(&mut maps, images);
         }
         if is_replaced {
-            dirty::save(path, lane, StartCounter(0), &maps)?;
+            dirty::save(path, lane, Incarnation { boot, ..Incarnation::default() }, &maps)?;
         }
         let (file, entries) = match table {
             Ok(table) => table,
@@ -77,7 +78,7 @@ fn forget_exactness(maps: &mut Vec<SavedDirty>, images: &BTreeSet<ImageUuid>) {
     maps.iter_mut().for_each(|map| map.exact = false);
     for image in images {
         if !maps.iter().any(|map| map.image == *image) {
-            maps.push(SavedDirty { image: *image, exact: false, shards: Vec::new() });
+            maps.push(SavedDirty { image: *image, exact: false, unsynced: false, shards: Vec::new() });
         }
     }
 }

@@ -31,7 +31,7 @@ fn dirty_image(path: &Path) -> (SavedDirty, ActiveShard) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(file, "").unwrap();
     let blocks = BlockSet::from(BlockRange::new(3, 4));
-    let map = SavedDirty { image, exact: true, shards: vec![(shard, blocks)] };
+    let map = SavedDirty { image, exact: true, unsynced: false, shards: vec![(shard, blocks)] };
     (map, ActiveShard { image, shard, shard_shift: 22 })
 }
 
@@ -40,7 +40,7 @@ fn dirty_maps_and_active_shards_outlive_every_stop() {
     let (_parent, path) = formatted();
     let (map, active) = dirty_image(&path);
     let mut store = open(&path).unwrap();
-    dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+    dirty::save(&path, LaneIndex(2), store.incarnation, std::slice::from_ref(&map)).unwrap();
     store.activity[2].write(store.incarnation.start, vec![active]).unwrap();
     for clean in [false, false, true, false] {
         if clean {
@@ -61,7 +61,7 @@ fn what_was_lost_stays_lost_over_the_next_crash() {
         let (_parent, path) = formatted();
         let (map, active) = dirty_image(&path);
         let mut store = open(&path).unwrap();
-        dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+        dirty::save(&path, LaneIndex(2), store.incarnation, std::slice::from_ref(&map)).unwrap();
         store.activity[2].write(store.incarnation.start, vec![active]).unwrap();
         drop(store);
         fs::write(path.join("lane-02").join(name), "rot").unwrap();
@@ -81,7 +81,7 @@ fn maps_from_before_a_brick_was_blank_are_lost() {
     let (_parent, path) = formatted();
     let (map, _) = dirty_image(&path);
     let mut store = open(&path).unwrap();
-    dirty::save(&path, LaneIndex(2), store.incarnation.start, std::slice::from_ref(&map)).unwrap();
+    dirty::save(&path, LaneIndex(2), store.incarnation, std::slice::from_ref(&map)).unwrap();
     write_identity(&path, &mut store.superblock, None, true).unwrap();
     drop(store);
     let mut store = open(&path).unwrap();
@@ -166,4 +166,19 @@ fn lost_and_found_is_no_content() {
     fs::create_dir(directory.path().join("lost+found")).unwrap();
     format(directory.path(), Role::Arbiter, 1).unwrap();
     open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_mark_of_a_failed_sync_counts_on_its_boot_only() {
+    let (_parent, path) = formatted();
+    let (map, _) = dirty_image(&path);
+    let map = SavedDirty { unsynced: true, ..map };
+    let store = open(&path).unwrap();
+    let life = store.incarnation;
+    drop(store);
+    for (boot, kept) in [(life.boot, true), (brick_wire::BootUuid::from_bytes([9; 16]), false)] {
+        let life = brick_wire::Incarnation { boot, ..life };
+        dirty::save(&path, LaneIndex(2), life, std::slice::from_ref(&map)).unwrap();
+        assert_eq!(open(&path).unwrap().dirty[2].1[0].unsynced, kept);
+    }
 }

@@ -179,6 +179,8 @@ impl Disk {
     /// The power goes: every block in the cache makes it or doesn't, and so does every new file.
     pub fn lose_power(&mut self, random: &mut Random) {
         let keep = random.pick(&[0.0, 0.5, 0.9]);
+        // What is read from now on comes from the medium, and so does what the store says (see FORMAT.md).
+        self.saved.values_mut().flatten().for_each(|map| map.unsynced = false);
         self.files.retain(|_, file| {
             file.linked |= random.chance(keep);
             for (block, cached) in std::mem::take(&mut file.cached) {

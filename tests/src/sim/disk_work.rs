@@ -100,7 +100,9 @@ impl World {
                     disk.membership = membership;
                     disk.blank = blank;
                 }
-                DiskWork::Other(request) if self.random.chance(0.5) => replace_lane_file(disk, request),
+                DiskWork::Other(request) if is_mark(&request) || self.random.chance(0.5) => {
+                    replace_lane_file(disk, request);
+                }
                 _ => {}
             }
         }
@@ -216,6 +218,7 @@ fn finish_other(
             brick.disk.membership = membership;
             brick.disk.blank = blank;
         }
+        DiskRequest::SaveDirty { .. } if is_mark(&request) => replace_lane_file(&mut brick.disk, request),
         DiskRequest::SaveDirty { .. } if brick.full => return Err(DiskError::NoSpace),
         DiskRequest::WriteActivity { .. } | DiskRequest::SaveDirty { .. } => {
             let failed = random.chance(faults.write_error);
@@ -230,6 +233,12 @@ fn finish_other(
         _ => unreachable!("prepared above"),
     }
     Ok(DiskOutput::Done)
+}
+
+/// Whether these are maps that note a failed sync. A process that dies before such a note is durable, or whose
+/// disk refuses it, forgets the failure: the engine's `marks` says that this is not covered, so it never happens.
+fn is_mark(request: &DiskRequest) -> bool {
+    matches!(request, DiskRequest::SaveDirty { maps, .. } if maps.iter().any(|map| map.unsynced))
 }
 
 /// The activity log or the saved maps of a lane are replaced, whole.

@@ -67,7 +67,7 @@ fn clean(brick: &mut Brick, alice: ConnectionId) {
 }
 
 /// The brick died; this is what starts after it.
-fn crashed(brick: &Brick, role: Role) -> (Brick, ConnectionId) {
+pub fn crashed(brick: &Brick, role: Role) -> (Brick, ConnectionId) {
     let mut again = Brick::new(vec![EngineConfig {
         role,
         registers: brick.registers.clone(),

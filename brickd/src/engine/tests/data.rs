@@ -187,7 +187,7 @@ fn data_pages_lead_through_maps_and_shards() {
 
 #[test]
 fn data_a_start_with_lost_maps_is_inexact_until_cleaned() {
-    let dirty = vec![SavedDirty { image: image(), exact: false, shards: Vec::new() }];
+    let dirty = vec![SavedDirty { image: image(), exact: false, unsynced: false, shards: Vec::new() }];
     let mut brick = Brick::new(vec![EngineConfig { dirty, ..config(0, 0, 1) }]);
     let alice = brick.connect(0, ALICE, 1);
     brick.hold_image(alice, epoch(1, ALICE));

@@ -2,6 +2,7 @@
 
 use brick_wire::*;
 
+use super::activity::crashed;
 use super::harness::*;
 use crate::engine::*;
 
@@ -66,6 +67,68 @@ fn flushing_fails_until_the_blocks_are_rewritten() {
     assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed), "block 4 is still lost");
     brick.write(alice, EPOCH, ShardIndex(0), 4, &blocks(1, 1));
     assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+}
+
+fn is_sync(request: &DiskRequest) -> bool {
+    matches!(request, DiskRequest::SyncShard { .. })
+}
+
+fn is_save(request: &DiskRequest) -> bool {
+    matches!(request, DiskRequest::SaveDirty { .. })
+}
+
+/// Whether the saved maps say that a sync failed.
+fn is_marked(brick: &Brick) -> bool {
+    brick.saved.values().flatten().any(|map| map.unsynced)
+}
+
+/// A holder whose sync of block 3 failed.
+fn failed_holder() -> (Brick, ConnectionId) {
+    let (mut brick, alice) = holder();
+    brick.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 1));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::Ok));
+    brick.write(alice, EPOCH, ShardIndex(0), 3, &blocks(1, 1));
+    brick.fail = |request| is_sync(request).then_some(DiskError::Errno(5));
+    assert_eq!(brick.flush(alice, EPOCH), Some(Status::FlushFailed));
+    brick.fail = |_| None;
+    (brick, alice)
+}
+
+#[test]
+fn flushing_notes_a_failure_before_it_is_told() {
+    let (mut brick, alice) = holder();
+    brick.write(alice, EPOCH, ShardIndex(0), 3, &blocks(1, 1));
+    brick.fail = |request| is_sync(request).then_some(DiskError::Errno(5));
+    brick.hold = is_save;
+    let first = brick.simple(alice, Opcode::Flush, EPOCH);
+    brick.fail = |_| None;
+    let second = brick.simple(alice, Opcode::Flush, EPOCH);
+    assert_eq!((brick.status_of(first), brick.status_of(second)), (None, None), "nobody is told yet");
+    brick.release();
+    assert!(is_marked(&brick));
+    assert_eq!(brick.status_of(first), Some(Status::FlushFailed));
+    assert_eq!(brick.status_of(second), Some(Status::FlushFailed));
+}
+
+#[test]
+fn flushing_fails_in_the_next_life_until_every_dirty_block_is_rewritten() {
+    let (brick, _) = failed_holder();
+    let (mut again, alice) = crashed(&brick, Role::Data);
+    assert_eq!(again.flush(alice, EPOCH), Some(Status::FlushFailed), "the kernel won't say it twice");
+    again.write(alice, EPOCH, ShardIndex(0), 0, &blocks(1, 200));
+    assert_eq!(again.flush(alice, EPOCH), Some(Status::FlushFailed), "the shard has 256 blocks");
+    again.write(alice, EPOCH, ShardIndex(0), 200, &blocks(1, 56));
+    assert_eq!(again.flush(alice, EPOCH), Some(Status::Ok));
+    assert!(!is_marked(&again), "the mark goes with the last block");
+}
+
+#[test]
+fn flushing_on_another_boot_knows_nothing_of_the_failure() {
+    let (mut brick, _) = failed_holder();
+    // As the store loads them then.
+    brick.saved.values_mut().flatten().for_each(|map| map.unsynced = false);
+    let (mut again, alice) = crashed(&brick, Role::Data);
+    assert_eq!(again.flush(alice, EPOCH), Some(Status::Ok));
 }
 
 #[test]
