@@ -142,6 +142,8 @@ byte_enum! {
         WrongBrick = 18,
         /// A bound was reached (connections, images, requests); try again later.
         Busy = 19,
+        /// The session's lease ran out by this core's clock: renew it here and send the request again (rule I8).
+        LeaseExpired = 20,
     }
 }
 

@@ -38,6 +38,7 @@ impl Engine {
         let header = frame.header;
         self.require_role(Role::Data)?;
         let target = self.fenced_shard(id, &header)?;
+        self.check_lease(target.key.0, header.epoch.session)?;
         let buffer = frame.data.ok_or(Status::Invalid)?;
         let count = usize::from(target.blocks.count);
         if count == 0 || buffer.len() != target.blocks.bytes() {
@@ -78,6 +79,7 @@ impl Engine {
     pub(super) fn read(&mut self, id: ConnectionId, header: Header) -> Outcome {
         self.require_role(Role::Data)?;
         let target = self.fenced_shard(id, &header)?;
+        self.check_lease(target.key.0, header.epoch.session)?;
         if target.blocks.count == 0 {
             return Err(Status::Invalid);
         }

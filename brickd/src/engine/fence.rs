@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use brick_wire::cursor::Body;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{RegisterEntry, RegisterKey};
-use brick_wire::{ConnectionGeneration, CoreIndex, Epoch, ImageUuid, SessionId, Status};
+use brick_wire::{ConnectionGeneration, CoreIndex, Epoch, ImageUuid, SessionId, Status, Timestamp};
 
 use super::{Action, BroadcastId, CoreMessage, Engine};
 
@@ -21,6 +21,8 @@ struct ImageFence {
     promised: Epoch,
     /// The record accepted last.
     record: Option<EpochRecord>,
+    /// Who last said on this core that it holds the image, and when.
+    renewed: Option<(SessionId, Timestamp)>,
 }
 
 /// What an acknowledgement waits for.
@@ -47,10 +49,21 @@ impl Fences {
             if let RegisterKey::Epoch(image) = entry.key {
                 // The store checked the register's checksum, and an undecodable record isn't accepted.
                 let record = EpochRecord::from_bytes(&entry.state.value).ok();
-                fences.images.insert(image, ImageFence { promised: entry.state.promised, record });
+                let renewed = record.as_ref().map(|record| (record.holder, Timestamp::ZERO));
+                fences.images.insert(image, ImageFence { promised: entry.state.promised, record, renewed });
             }
         }
         fences
+    }
+
+    /// The first event: every recorded holder counts as just renewed (rule I8).
+    pub(super) fn start(&mut self, now: Timestamp) {
+        self.images.values_mut().filter_map(|fence| fence.renewed.as_mut()).for_each(|(_, at)| *at = now);
+    }
+
+    /// The session said on this core that it holds the image.
+    pub(super) fn renew(&mut self, image: ImageUuid, session: SessionId, now: Timestamp) {
+        self.images.entry(image).or_default().renewed = Some((session, now));
     }
 
     /// The images with an epoch, in order.
@@ -81,6 +94,14 @@ impl Engine {
         }
     }
 
+    /// Whether the session renewed its lease on this core within the lease time, by this brick's clock. A holder
+    /// whose own clock stood still must not be served what its successor has replaced (rule I8).
+    pub(super) fn check_lease(&self, image: ImageUuid, session: SessionId) -> Result<(), Status> {
+        let renewed = self.fences.images.get(&image).and_then(|fence| fence.renewed);
+        let holds = |(holder, at)| holder == session && self.now.since(at) < self.config.lease;
+        if renewed.is_some_and(holds) { Ok(()) } else { Err(Status::LeaseExpired) }
+    }
+
     pub(super) fn handle_core_message(&mut self, message: CoreMessage) {
         match message {
             CoreMessage::Fence { broadcast, image, epoch } => {
@@ -92,6 +113,7 @@ impl Engine {
             CoreMessage::Record { broadcast, image, record } => {
                 let fence = self.fences.images.entry(image).or_default();
                 if fence.record.as_ref().is_none_or(|before| before.epoch <= record.epoch) {
+                    fence.renewed = Some((record.holder, self.now));
                     fence.record = Some(record);
                 }
                 self.acknowledge(broadcast);

@@ -120,14 +120,17 @@ impl Engine {
         }
     }
 
-    /// `Ping`: under an epoch, on core 0, from the holder, it renews the lease.
+    /// `Ping`: under an epoch, from the holder, it renews the lease.
     fn ping(&mut self, id: ConnectionId, header: &Header) -> Outcome {
         if header.epoch != Epoch::ZERO {
             let image = self.attached(id, header.image)?.image;
             self.check_epoch(image, header.epoch)?;
             let session = self.hello_of(id).session;
-            if self.is_core_zero() && header.epoch.session == session {
-                self.leases.renew(image, session, self.now);
+            if header.epoch.session == session {
+                self.fences.renew(image, session, self.now);
+                if self.is_core_zero() {
+                    self.leases.renew(image, session, self.now);
+                }
             }
         }
         Ok(Some(Reply::from(Status::Ok)))

@@ -198,6 +198,7 @@ impl Engine {
         if !self.started {
             self.started = true;
             self.leases.start(self.now);
+            self.fences.start(self.now);
         }
         match event {
             Event::Hello { connection, hello } => self.handle_hello(connection, hello),

@@ -183,11 +183,14 @@ impl Engine {
         self.tasks.get_mut(&token).expect("the task exists")
     }
 
-    /// Checks the fence for a task's request; `false` if it was refused by that.
+    /// Checks the fence for a task's request, and the lease if a client asked; `false` if it was refused by that.
     pub(super) fn passes_fence(&mut self, token: Token) -> bool {
-        let image = self.tasks[&token].target.key.0;
+        let task = &self.tasks[&token];
+        let image = task.target.key.0;
         let epoch = self.requests.open[&token].header.epoch;
-        match self.check_epoch(image, epoch) {
+        let is_clients = matches!(task.work, Work::Write(_) | Work::Read(_));
+        let lease = || if is_clients { self.check_lease(image, epoch.session) } else { Ok(()) };
+        match self.check_epoch(image, epoch).and_then(|()| lease()) {
             Ok(()) => true,
             Err(status) => {
                 self.fail_task(token, status);

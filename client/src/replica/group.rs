@@ -225,6 +225,9 @@ impl Group {
             self.undo_sent(brick, purpose);
             return self.reset_link(brick, "the brick is stopping");
         }
+        if status == Status::LeaseExpired {
+            self.renew_on_core(brick, core);
+        }
         match purpose {
             Purpose::PreVote => self.handle_pre_vote(brick, reply),
             Purpose::Prepare(ballot) => self.handle_promise(brick, ballot, reply),
@@ -241,7 +244,7 @@ impl Group {
             }
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
-            Purpose::Renew => self.handle_renewed(brick, sent_at, reply.header),
+            Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
             Purpose::Remove(key) => self.handle_removed(brick, key, core, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}
         }

@@ -37,18 +37,32 @@ impl Group {
         }
     }
 
-    /// Sends a renewal to every brick that has none under way.
+    /// Sends a renewal to every brick that has none under way: to core 0, which keeps others out, and to the cores
+    /// that serve data.
     pub(super) fn renew(&mut self) {
+        for brick in self.ready().iter() {
+            if !self.pending.any(brick, |purpose| purpose == Purpose::Renew) {
+                for core in self.brick(brick).cores() {
+                    self.send_renewal(brick, core);
+                }
+            }
+        }
+        self.renew_at = self.now + self.renew_pause();
+    }
+
+    /// A core heard no renewal in time and refused a request. It gets one before the request is sent again.
+    pub(super) fn renew_on_core(&mut self, brick: BrickIndex, core: CoreIndex) {
+        if self.ready().contains(brick) {
+            self.send_renewal(brick, core);
+        }
+    }
+
+    fn send_renewal(&mut self, brick: BrickIndex, core: CoreIndex) {
         let Some(record) = &self.record else { return };
         let mut header = Header::request(Opcode::Ping, brick_wire::RequestId(0));
         header.epoch = record.epoch;
         header.image = super::interface::HANDLE;
-        for brick in self.ready().iter() {
-            if !self.pending.any(brick, |purpose| purpose == Purpose::Renew) {
-                self.send(brick, CoreIndex(0), header, Purpose::Renew);
-            }
-        }
-        self.renew_at = self.now + self.renew_pause();
+        self.send(brick, core, header, Purpose::Renew);
     }
 
     fn renew_pause(&self) -> Duration {
@@ -56,10 +70,16 @@ impl Group {
         (lease.unwrap_or(Duration::from_secs(1)) / RENEWALS).max(RENEW_PAUSE_MIN)
     }
 
-    pub(super) fn handle_renewed(&mut self, brick: BrickIndex, sent_at: Timestamp, reply: Header) {
+    pub(super) fn handle_renewed(
+        &mut self,
+        (brick, core): (BrickIndex, CoreIndex),
+        sent_at: Timestamp,
+        reply: Header,
+    ) {
         let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         match reply.status {
-            Status::Ok if current => self.brick_mut(brick).renewed_at = Some(sent_at),
+            // Core 0 gives the promises.
+            Status::Ok if current && core == CoreIndex(0) => self.brick_mut(brick).renewed_at = Some(sent_at),
             Status::Ok => {}
             Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
             _ => {}

@@ -85,6 +85,8 @@ impl Group {
             Status::StaleEpoch | Status::AheadEpoch => {
                 self.note_wrong_epoch(brick, reply.header.status, current);
             }
+            // Renewed meanwhile: asked again.
+            Status::LeaseExpired => {}
             Status::Io | Status::Invalid | Status::NoSpace => self.note_bad_read(brick, key),
             _ => return self.reset_link(brick, "it can't read"),
         }

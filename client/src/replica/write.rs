@@ -173,6 +173,8 @@ impl Group {
         match reply.status {
             Status::Ok => write.applied.insert(brick),
             Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
+            // Renewed meanwhile: sent again.
+            Status::LeaseExpired => {}
             Status::BadChecksum if write.checksum_retries < CHECKSUM_RETRIES_MAX => {
                 write.checksum_retries += 1;
             }

@@ -132,6 +132,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         "Unsupported",
         "WrongBrick",
         "Busy",
+        "LeaseExpired",
     ];
     assert_eq!(statuses, expected);
     assert!(Status::ALL.iter().enumerate().all(|(number, status)| *status as usize == number));

@@ -184,6 +184,40 @@ fn lease_keeps_others_out_until_it_runs_off() {
 }
 
 #[test]
+fn lease_that_ran_out_serves_no_data_until_it_is_renewed() {
+    let mut brick = Brick::single();
+    let alice = brick.connect(0, ALICE, 1);
+    let held = epoch(1, ALICE);
+    brick.hold_image(alice, held);
+    brick.pass(LEASE);
+    for _ in 0..2 {
+        let write = brick.write(alice, held, ShardIndex(0), 0, &blocks(1, 1));
+        assert_eq!(brick.status_of(write), Some(Status::LeaseExpired), "a write doesn't renew");
+    }
+    let read = brick.simple(alice, Opcode::Read, held);
+    assert_eq!(brick.status_of(read), Some(Status::LeaseExpired));
+    let ping = brick.simple(alice, Opcode::Ping, held);
+    assert_eq!(brick.status_of(ping), Some(Status::Ok));
+    let write = brick.write(alice, held, ShardIndex(0), 0, &blocks(1, 1));
+    assert_eq!(brick.status_of(write), Some(Status::Ok));
+}
+
+#[test]
+fn lease_is_checked_again_when_a_write_reaches_its_turn() {
+    let mut brick = Brick::single();
+    let alice = brick.connect(0, ALICE, 1);
+    let held = epoch(1, ALICE);
+    brick.hold_image(alice, held);
+    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    let first = brick.write(alice, held, ShardIndex(0), 0, &blocks(1, 1));
+    let second = brick.write(alice, held, ShardIndex(0), 0, &blocks(2, 1));
+    brick.pass(LEASE);
+    brick.release();
+    assert_eq!(brick.status_of(first), Some(Status::Ok), "it was in the ring");
+    assert_eq!(brick.status_of(second), Some(Status::LeaseExpired));
+}
+
+#[test]
 fn lease_of_closed_and_heal_records_is_free() {
     for kind in [RecordKind::Closed, RecordKind::Heal] {
         let mut brick = Brick::single();
