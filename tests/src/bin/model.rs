@@ -15,6 +15,9 @@ struct Arguments {
     /// Threads
     #[arg(long, default_value_t = 2, global = true)]
     threads: usize,
+    /// Only this model
+    #[arg(long, global = true)]
+    model: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,7 +48,8 @@ fn main() -> ExitCode {
 
 fn run_whole(size: Size, arguments: &Arguments) -> bool {
     let mut good = true;
-    for home in Home::ALL {
+    let wanted = |home: &Home| arguments.model.as_ref().is_none_or(|model| home.name() == model);
+    for home in Home::ALL.into_iter().filter(wanted) {
         for (room, verdict) in whole(home, size, arguments.threads) {
             println!("{room}: {verdict}");
             good &= verdict.is_clean();

@@ -1,5 +1,6 @@
 //! All models in all rooms, for the test and for the command.
 
+use super::data::Data;
 use super::epoch::Epoch;
 use super::{Home, Mutation, Rules, Size, Verdict, check};
 
@@ -10,6 +11,10 @@ pub fn whole(home: Home, size: Size, threads: usize) -> Box<dyn Iterator<Item = 
             Epoch::rooms(size, Rules::WHOLE)
                 .map(move |model| (format!("epoch, {}", model.room.name), check(model, threads))),
         ),
+        Home::Data => Box::new(
+            Data::rooms(size, Rules::WHOLE)
+                .map(move |model| (format!("data, {}", model.room.name), check(model, threads))),
+        ),
     }
 }
 
@@ -19,6 +24,10 @@ pub fn find(mutation: Mutation) -> (String, Verdict) {
         Home::Epoch => {
             let model = Epoch::without(mutation);
             (format!("epoch, {}", model.room.name), check(model, 1))
+        }
+        Home::Data => {
+            let model = Data::without(mutation);
+            (format!("data, {}", model.room.name), check(model, 1))
         }
     }
 }

@@ -2,6 +2,7 @@
 //! bricks, is here tried in every order, on an abstraction that fits on a page.
 //!
 //! - [`epoch`]: registers, lease and fencing (R1, R2, R4, I1, I8): who may write.
+//! - [`data`]: one block, its holder and the next one (I3, I4, I5, I7, I9, I10, I12, recovery): what is read.
 //!
 //! A model is a state, the actions that are possible in it, and properties. [`Rules`] breaks one rule of it:
 //! a model that stays quiet about a broken rule proves nothing about the whole one. Every model says at its
@@ -12,6 +13,7 @@
 //! ([`hash_with_mirror`]), so that only one of them is explored.
 
 mod catalogue;
+pub mod data;
 pub mod epoch;
 mod mutation;
 mod run;

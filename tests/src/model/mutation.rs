@@ -8,11 +8,21 @@ use std::fmt;
 pub enum Home {
     /// [`super::epoch`].
     Epoch,
+    /// [`super::data`].
+    Data,
 }
 
 impl Home {
     /// All models.
-    pub const ALL: [Home; 1] = [Home::Epoch];
+    pub const ALL: [Home; 2] = [Home::Epoch, Home::Data];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Home::Epoch => "epoch",
+            Home::Data => "data",
+        }
+    }
 }
 
 macro_rules! mutations {
@@ -53,6 +63,16 @@ mutations! {
     EpochWithoutSession: Some(10), Epoch, "ballots are compared without the session";
     AcceptWithoutPrepare: Some(11), Epoch, "a holder accepts without preparing";
     PromiseNotSynced: Some(12), Epoch, "a promise isn't synced before the reply";
+    ConvergeBeforeAccept: Some(4), Data, "copies are made equal before the recovering record is accepted";
+    CompleteOnOldS: Some(5), Data, "a write completes on old S during an addition";
+    JoinWithoutFlush: Some(6), Data, "a brick joins without a flush";
+    BootAcceptedAtSameEpoch: Some(13), Data, "a new boot is accepted at the same epoch";
+    CompleteBeforeDrop: Some(14), Data, "a write completes before the drop is decided";
+    ArbiterCounts: Some(15), Data, "an arbiter's acknowledgement counts as a copy";
+    BothDropped: Some(22), Data, "both copies refuse, and both are dropped";
+    FlushRetried: Some(24), Data, "a failed flush is retried, and the retry believed";
+    UnlocksEarly: Some(26), Data, "a failed write gives its claim up while it is in flight";
+    ConvergeFromCrashed: Some(28), Data, "the copy that crashed is taken as the source";
     LeaseCheckedAtIssue: Some(21), Epoch, "the lease is checked only when a read is issued";
     ForceWithoutWaiting: None, Epoch, "a forced takeover doesn't wait out bricks it can't fence";
     LearnWithoutFence: None, Epoch, "a blank brick learns what others hold, without a promise of theirs";
