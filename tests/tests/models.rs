@@ -26,3 +26,23 @@ fn epoch_is_clean() {
 fn epoch_notices_broken_rules() {
     notices_broken_rules(Home::Epoch);
 }
+
+#[test]
+fn data_is_clean() {
+    is_clean(Home::Data);
+}
+
+#[test]
+fn data_notices_broken_rules() {
+    notices_broken_rules(Home::Data);
+}
+
+#[test]
+fn heal_is_clean() {
+    is_clean(Home::Heal);
+}
+
+#[test]
+fn heal_notices_broken_rules() {
+    notices_broken_rules(Home::Heal);
+}

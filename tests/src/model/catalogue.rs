@@ -2,6 +2,7 @@
 
 use super::data::Data;
 use super::epoch::Epoch;
+use super::heal::Healing;
 use super::{Home, Mutation, Rules, Size, Verdict, check};
 
 /// Runs a model, unbroken, in each of its rooms; the name of the room comes with what was found there.
@@ -14,6 +15,10 @@ pub fn whole(home: Home, size: Size, threads: usize) -> Box<dyn Iterator<Item = 
         Home::Data => Box::new(
             Data::rooms(size, Rules::WHOLE)
                 .map(move |model| (format!("data, {}", model.room.name), check(model, threads))),
+        ),
+        Home::Heal => Box::new(
+            Healing::rooms(size, Rules::WHOLE)
+                .map(move |model| (format!("heal, {}", model.room.name), check(model, threads))),
         ),
     }
 }
@@ -28,6 +33,10 @@ pub fn find(mutation: Mutation) -> (String, Verdict) {
         Home::Data => {
             let model = Data::without(mutation);
             (format!("data, {}", model.room.name), check(model, 1))
+        }
+        Home::Heal => {
+            let model = Healing::without(mutation);
+            (format!("heal, {}", model.room.name), check(model, 1))
         }
     }
 }

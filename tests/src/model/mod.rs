@@ -3,6 +3,7 @@
 //!
 //! - [`epoch`]: registers, lease and fencing (R1, R2, R4, I1, I8): who may write.
 //! - [`data`]: one block, its holder and the next one (I3, I4, I5, I7, I9, I10, I12, recovery): what is read.
+//! - [`heal`]: one connection a brick, PULL in steps, CLEAN, reconnects (I6, I13, I15): copies become equal.
 //!
 //! A model is a state, the actions that are possible in it, and properties. [`Rules`] breaks one rule of it:
 //! a model that stays quiet about a broken rule proves nothing about the whole one. Every model says at its
@@ -15,6 +16,7 @@
 mod catalogue;
 pub mod data;
 pub mod epoch;
+pub mod heal;
 mod mutation;
 mod run;
 

@@ -10,17 +10,20 @@ pub enum Home {
     Epoch,
     /// [`super::data`].
     Data,
+    /// [`super::heal`].
+    Heal,
 }
 
 impl Home {
     /// All models.
-    pub const ALL: [Home; 2] = [Home::Epoch, Home::Data];
+    pub const ALL: [Home; 3] = [Home::Epoch, Home::Data, Home::Heal];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Home::Epoch => "epoch",
             Home::Data => "data",
+            Home::Heal => "heal",
         }
     }
 }
@@ -58,22 +61,29 @@ macro_rules! mutations {
 mutations! {
     OldEpochPasses: Some(1), Epoch, "an old epoch passes after a promise";
     PromiseBeforeDrain: Some(2), Epoch, "a promise is given before the ring is drained";
+    CleanIgnoresGenerations: Some(7), Heal, "CLEAN ignores generations";
     RestartForgetsLease: Some(8), Epoch, "a restarted brick forgets the lease";
     BlankVotes: Some(9), Epoch, "a blank brick votes";
     EpochWithoutSession: Some(10), Epoch, "ballots are compared without the session";
     AcceptWithoutPrepare: Some(11), Epoch, "a holder accepts without preparing";
     PromiseNotSynced: Some(12), Epoch, "a promise isn't synced before the reply";
+    OldConnectionSurvives: Some(3), Heal, "an old connection's requests survive a reconnect";
     ConvergeBeforeAccept: Some(4), Data, "copies are made equal before the recovering record is accepted";
     CompleteOnOldS: Some(5), Data, "a write completes on old S during an addition";
     JoinWithoutFlush: Some(6), Data, "a brick joins without a flush";
     BootAcceptedAtSameEpoch: Some(13), Data, "a new boot is accepted at the same epoch";
     CompleteBeforeDrop: Some(14), Data, "a write completes before the drop is decided";
     ArbiterCounts: Some(15), Data, "an arbiter's acknowledgement counts as a copy";
+    OwnBitsForgotten: Some(18), Heal, "a heal forgets the returner's own bits";
+    PullFromRestarted: Some(19), Heal, "a pull reads a source that was restarted";
+    SecondWriteOvertakes: Some(20), Heal, "a second write overtakes the first to a lagging brick";
     BothDropped: Some(22), Data, "both copies refuse, and both are dropped";
     FlushRetried: Some(24), Data, "a failed flush is retried, and the retry believed";
     UnlocksEarly: Some(26), Data, "a failed write gives its claim up while it is in flight";
+    HealWithoutEpoch: Some(27), Heal, "a pull is neither checked by its epoch nor drained";
     ConvergeFromCrashed: Some(28), Data, "the copy that crashed is taken as the source";
     LeaseCheckedAtIssue: Some(21), Epoch, "the lease is checked only when a read is issued";
+    PullBesideWrite: None, Heal, "a brick lets a pull run beside a write to its block, which the holder sends";
     ForceWithoutWaiting: None, Epoch, "a forced takeover doesn't wait out bricks it can't fence";
     LearnWithoutFence: None, Epoch, "a blank brick learns what others hold, without a promise of theirs";
     StalePromiseCounts: None, Epoch, "a repeated promise that shows a newer record is taken for the old one";
