@@ -1,4 +1,5 @@
 //! Tests that cross crates.
 
 pub mod cluster;
+pub mod crash;
 pub mod sim;
