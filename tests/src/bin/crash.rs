@@ -58,9 +58,9 @@ struct PowerCutArguments {
     /// File system of the disks
     #[arg(long, value_enum, default_value = "ext4")]
     fs: Disk,
-    /// Disks keep what was written and not flushed, as good ones do
-    #[arg(long)]
-    protected: bool,
+    /// What the disks do with what was written and not flushed
+    #[arg(long, value_enum, default_value = "mixed")]
+    caches: Caches,
     /// Size of the image, in MiB
     #[arg(long, default_value_t = 1024)]
     size: u64,
@@ -83,6 +83,16 @@ enum Disk {
     Ext4,
     /// XFS on a loop device for each brick
     Xfs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Caches {
+    /// They lose it, as those with a volatile cache do
+    Volatile,
+    /// They keep it, as those with capacitors do
+    Protected,
+    /// The disk of the first data brick loses it, the others keep it
+    Mixed,
 }
 
 /// Logs of the running cluster, for the panic hook.
@@ -146,7 +156,11 @@ fn stall(campaign: &mut Campaign, can_cut_off: bool) {
 fn cut_power(arguments: &PowerCutArguments) -> Vec<String> {
     let setup = power_cut::Setup {
         file_system: file_system(arguments.fs).unwrap_or(FileSystem::Ext4),
-        cache: if arguments.protected { Cache::Protected } else { Cache::Volatile },
+        caches: match arguments.caches {
+            Caches::Volatile => [Cache::Volatile; 3],
+            Caches::Protected => [Cache::Protected; 3],
+            Caches::Mixed => [Cache::Volatile, Cache::Protected, Cache::Protected],
+        },
         size_mib: arguments.size,
         load: Duration::from_secs(arguments.seconds),
         flushes_per_mille: arguments.flushes,
@@ -154,6 +168,7 @@ fn cut_power(arguments: &PowerCutArguments) -> Vec<String> {
         scratch: scratch_folder(),
     };
     let figures = power_cut::run(&setup);
+    println!("seed {}, bricks on {}:\n{figures}", setup.seed, setup.file_system);
     println!("{}", figures.json(&setup));
     figures.violations()
 }

@@ -205,6 +205,11 @@ impl Load {
         self.shared.oracle().cut_power();
     }
 
+    /// Blocks whose acknowledged writes a power cut undid, as far as they were read since.
+    pub fn undone_blocks(&self) -> u64 {
+        self.shared.oracle().undone()
+    }
+
     /// Ends the workers, after their requests in flight if a server is there.
     pub fn stop(&mut self) {
         self.shared.server().is_stopping = true;

@@ -28,6 +28,7 @@ pub struct Oracle {
     /// Acknowledgements so far; a flush covers those before it.
     acknowledgements: u64,
     flushes: Flushes,
+    undone: u64,
 }
 
 /// Whether completed writes can be lost.
@@ -45,6 +46,8 @@ struct Block {
     number: u64,
     /// The newest version that anybody tried to write.
     tried: u64,
+    /// The newest version whose write was acknowledged.
+    acknowledged: u64,
     /// What it may hold, apart from what is in flight.
     candidates: Vec<u64>,
     in_flight: Option<u64>,
@@ -73,6 +76,7 @@ impl Oracle {
         let block = |number: &u64| Block {
             number: *number,
             tried: UNWRITTEN,
+            acknowledged: UNWRITTEN,
             candidates: vec![UNWRITTEN],
             in_flight: None,
             changes: 0,
@@ -83,6 +87,7 @@ impl Oracle {
             salt_bytes: image << 40,
             acknowledgements: 0,
             flushes,
+            undone: 0,
         }
     }
 
@@ -126,6 +131,7 @@ impl Oracle {
         let block = &mut self.blocks[index];
         let version = block.in_flight.take().expect("it was begun");
         block.changes += 1;
+        block.acknowledged = version;
         block.candidates.clear();
         block.candidates.push(version);
         if self.flushes == Flushes::Kept {
@@ -167,6 +173,7 @@ impl Oracle {
             ));
         }
         if block.candidates != [version] {
+            self.undone += u64::from(version < block.acknowledged);
             block.candidates.clear();
             block.candidates.push(version);
             // A read in flight meanwhile may have been answered before this one, from before the write.
@@ -199,6 +206,11 @@ impl Oracle {
             block.candidates.dedup();
             block.changes += 1;
         }
+    }
+
+    /// Blocks whose acknowledged writes a power cut undid, as far as they were read since.
+    pub fn undone(&self) -> u64 {
+        self.undone
     }
 
     fn content(&self, index: usize, version: u64) -> Vec<u8> {
@@ -299,8 +311,9 @@ mod tests {
         oracle.cut_power();
         assert_eq!(oracle.expect(0).allowed, [2, 3, 4]);
         assert!(read(&mut oracle, 1).is_err(), "version 2 was flushed");
-        assert!(read(&mut oracle, 3).is_ok());
-        assert!(read(&mut oracle, 4).is_err(), "version 3 was read");
+        assert!(read(&mut oracle, 2).is_ok());
+        assert!(read(&mut oracle, 4).is_err(), "version 2 was read");
+        assert_eq!(oracle.undone(), 1);
     }
 
     #[test]

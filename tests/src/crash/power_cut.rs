@@ -6,6 +6,7 @@
 //! each brick's own), so everybody has to believe that the machines were rebooted. Then it is measured
 //! what recovery takes, and checked that flushed blocks are there and the copies equal.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,8 @@ const SPARE_MIB: u64 = 512;
 pub struct Setup {
     /// File system of the disks.
     pub file_system: FileSystem,
-    /// What a cut does to their caches.
-    pub cache: Cache,
+    /// What a cut does to the caches of the disks of D1, D2 and the arbiter.
+    pub caches: [Cache; 3],
     /// Size of the image.
     pub size_mib: u64,
     /// How long it is written before the cut.
@@ -60,6 +61,8 @@ pub struct Figures {
     pub requests: u64,
     /// Blocks that the two copies differed in after the cut, as files.
     pub differing_blocks: u64,
+    /// Blocks whose acknowledged, unflushed writes were gone.
+    pub undone_blocks: u64,
     /// What heal and recovery compared and moved.
     pub healed: Healed,
     /// From the start of the first brick until all run.
@@ -85,6 +88,7 @@ pub fn run(setup: &Setup) -> Figures {
     figures.differing_blocks = differing_blocks(&bricks[D1].directory, &bricks[D2].directory);
     println!("the copies differ in {} blocks", figures.differing_blocks);
     rack.recover(&mut figures);
+    figures.undone_blocks = rack.load.undone_blocks();
     figures.findings = rack.load.findings();
     figures
 }
@@ -100,7 +104,9 @@ struct Rack {
 impl Rack {
     fn build(setup: &Setup) -> Rack {
         let size_mib = |index| if index == 2 { SPARE_MIB } else { setup.size_mib + SPARE_MIB };
-        let disk = |index| PowerDisk::create(&setup.scratch, setup.file_system, size_mib(index), setup.cache);
+        let disk = |index| {
+            PowerDisk::create(&setup.scratch, setup.file_system, size_mib(index), setup.caches[index])
+        };
         let disks: Vec<PowerDisk> = (0..3).map(disk).collect();
         let options = Options {
             disks: disks.iter().map(|disk| Some(disk.path())).collect(),
@@ -173,6 +179,26 @@ impl Rack {
     }
 }
 
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = Duration::as_secs_f64;
+        let Figures { healed, .. } = self;
+        writeln!(f, "  {:<38} {:>13}", "blocks of the image", self.image_blocks)?;
+        writeln!(f, "  {:<38} {:>13}", "requests before the cut", self.requests)?;
+        writeln!(f, "  {:<38} {:>13}", "unflushed blocks that the cut undid", self.undone_blocks)?;
+        writeln!(f, "  {:<38} {:>13}", "blocks that the copies differed in", self.differing_blocks)?;
+        writeln!(f, "  {:<38} {:>13}", "blocks compared", healed.compared_blocks)?;
+        writeln!(f, "  {:<38} {:>13}", "blocks copied", healed.copied_blocks)?;
+        writeln!(f, "  {:<38} {:>13}", "bytes copied", healed.copied_blocks * BLOCK_BYTES as u64)?;
+        writeln!(f, "  {:<38} {:>13}", "bytes on the wire for that", healed.wire_bytes)?;
+        writeln!(f, "  {:<38} {:>11.3} s", "until all bricks were up", seconds(&self.bricks_up))?;
+        writeln!(f, "  {:<38} {:>11.3} s", "from then until served", seconds(&self.served))?;
+        writeln!(f, "  {:<38} {:>11.3} s", "from then until both copies were good", seconds(&self.healthy))?;
+        writeln!(f, "  {:<38} {:>13}", "mismatches", self.findings.mismatches)?;
+        write!(f, "  {:<38} {:>13}", "wrong refusals", self.findings.refusals)
+    }
+}
+
 impl Figures {
     /// What must not be; empty if all is well.
     pub fn violations(&self) -> Vec<String> {
@@ -191,10 +217,11 @@ impl Figures {
     pub fn json(&self, setup: &Setup) -> Value {
         json!({
             "disk": setup.file_system.to_string(),
-            "cache": if setup.cache == Cache::Volatile { "volatile" } else { "protected" },
+            "caches": setup.caches.map(|cache| cache.to_string()),
             "seed": setup.seed,
             "image_blocks": self.image_blocks,
             "requests": self.requests,
+            "undone_blocks": self.undone_blocks,
             "differing_blocks": self.differing_blocks,
             "compared_blocks": self.healed.compared_blocks,
             "copied_blocks": self.healed.copied_blocks,

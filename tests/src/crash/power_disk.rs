@@ -7,6 +7,7 @@
 //!
 //! Needs root, nbdkit and nbdfuse.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,6 +30,15 @@ pub enum Cache {
     Volatile,
     /// They stay, as in a drive that can finish them by the charge of its capacitors.
     Protected,
+}
+
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cache::Volatile => "volatile",
+            Cache::Protected => "protected",
+        })
+    }
 }
 
 /// A disk with a mounted file system.
