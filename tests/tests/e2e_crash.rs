@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use brick_tests::cluster::tools::have;
 use brick_tests::crash::campaign::{Campaign, Setup};
 use brick_tests::crash::schedule::{Absence, Event, Overlap, Reopen};
 
@@ -18,7 +19,7 @@ fn seed() -> u64 {
 fn start() -> Campaign {
     let seed = seed();
     println!("to replay the schedule: BRICK_CRASH_SEED={seed}");
-    Campaign::start(Setup { seed, images: 2, fio: true, can_cut_off: false, disks: Vec::new() })
+    Campaign::start(Setup { seed, images: 2, fio: have(&["fio"]), can_cut_off: false, disks: Vec::new() })
 }
 
 #[track_caller]

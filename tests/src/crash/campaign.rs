@@ -127,6 +127,7 @@ impl Campaign {
         let Step { event, heals } = draw(&mut self.draws, targets);
         self.cause(event);
         if heals {
+            self.note_return();
             self.wait_until_healthy();
         }
         self.keep_fio_running();
@@ -179,7 +180,11 @@ impl Campaign {
     fn kill_brick(&mut self, absence: Absence) {
         let Absence { brick, away } = absence;
         let was_healthy = self.is_healthy();
-        self.forget_waits();
+        if was_healthy {
+            // The record may say so while I/O still waits for what happened before.
+            self.wait_for_progress();
+            self.begin_measuring();
+        }
         self.kill([brick]);
         thread::sleep(away);
         // Else this brick may be the only good one, and I/O waits for it.
@@ -226,7 +231,8 @@ impl Campaign {
 
     fn pause_brick(&mut self, brick: usize) {
         self.wait_until_healthy();
-        self.forget_waits();
+        self.wait_for_progress();
+        self.begin_measuring();
         self.cluster.bricks[brick].pause();
         self.wait_for_progress();
         self.note_silence();
@@ -236,13 +242,22 @@ impl Campaign {
 
     fn cut_off(&mut self, brick: usize) {
         self.wait_until_healthy();
-        self.forget_waits();
+        self.wait_for_progress();
+        self.begin_measuring();
         let port = self.cluster.bricks[brick].port();
         self.silence.as_ref().expect("or this isn't drawn").cut_off(port);
         self.wait_for_progress();
         self.note_silence();
         self.silence.as_ref().expect("as before").end();
         self.tally.count("none: a brick is cut off", 0);
+    }
+
+    /// All bricks run again: how long until I/O goes on?
+    fn note_return(&mut self) {
+        self.begin_measuring();
+        self.wait_for_progress();
+        let wait = self.longest_wait();
+        self.tally.return_stall = self.tally.return_stall.max(wait);
     }
 
     fn note_silence(&mut self) {
@@ -361,13 +376,15 @@ impl Campaign {
         self.images.iter().for_each(|image| image.load.wait_for_progress());
     }
 
-    fn forget_waits(&self) {
-        self.longest_wait();
+    fn begin_measuring(&self) {
+        self.images.iter().for_each(|image| image.load.begin_measuring());
     }
 
     fn longest_wait(&self) -> Duration {
-        let waits = self.images.iter().map(|image| image.load.take_longest_wait());
-        waits.max().unwrap_or_default()
+        let waits = self.images.iter().map(|image| image.load.longest_wait());
+        let (wait, kind) = waits.max().unwrap_or_default();
+        println!("            longest wait {:.3} s, of a {kind}", wait.as_secs_f64());
+        wait
     }
 
     fn keep_fio_running(&mut self) {

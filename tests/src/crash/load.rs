@@ -171,9 +171,15 @@ impl Load {
         self.shared.answered.iter().map(|count| count.load(Ordering::SeqCst)).sum()
     }
 
-    /// The longest that any request answered since the last call took.
-    pub fn take_longest_wait(&self) -> Duration {
-        Duration::from_micros(self.shared.longest_wait_us.swap(0, Ordering::SeqCst))
+    /// From now on, waits are measured; those before don't count, of requests in flight neither.
+    pub fn begin_measuring(&self) {
+        *self.shared.longest_wait() = LongestWait { since: Instant::now(), ..LongestWait::default() };
+    }
+
+    /// The longest that any request answered since then took, and which kind of request that was.
+    pub fn longest_wait(&self) -> (Duration, &'static str) {
+        let longest = self.shared.longest_wait();
+        (longest.wait, longest.kind)
     }
 
     /// What was found so far.
@@ -272,7 +278,20 @@ struct Shared {
     findings: Mutex<Findings>,
     /// By worker.
     answered: Vec<AtomicU64>,
-    longest_wait_us: AtomicU64,
+    longest_wait: Mutex<LongestWait>,
+}
+
+#[derive(Debug)]
+struct LongestWait {
+    since: Instant,
+    wait: Duration,
+    kind: &'static str,
+}
+
+impl Default for LongestWait {
+    fn default() -> LongestWait {
+        LongestWait { since: Instant::now(), wait: Duration::ZERO, kind: "nothing" }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -297,6 +316,16 @@ enum What {
     Flush(FlushPoint),
 }
 
+impl What {
+    fn name(&self) -> &'static str {
+        match self {
+            What::Write(_) => "write",
+            What::Read(..) => "read",
+            What::Flush(_) => "flush",
+        }
+    }
+}
+
 impl Shared {
     fn new(plan: Plan) -> Shared {
         let blocks = |first: &u64| *first..*first + plan.extent_blocks as u64;
@@ -307,7 +336,7 @@ impl Shared {
             server_changed: Condvar::new(),
             findings: Mutex::default(),
             answered: (0..plan.workers).map(|_| AtomicU64::new(0)).collect(),
-            longest_wait_us: AtomicU64::new(0),
+            longest_wait: Mutex::default(),
             plan,
         }
     }
@@ -322,6 +351,10 @@ impl Shared {
 
     fn findings(&self) -> MutexGuard<'_, Findings> {
         self.findings.lock().expect("nobody panics with it")
+    }
+
+    fn longest_wait(&self) -> MutexGuard<'_, LongestWait> {
+        self.longest_wait.lock().expect("nobody panics with it")
     }
 
     fn work(&self, worker: usize) {
@@ -488,8 +521,14 @@ impl Shared {
     }
 
     fn settle(&self, worker: usize, flight: Flight, answer: Answer) {
-        let waited_us = flight.began.elapsed().as_micros() as u64;
-        self.longest_wait_us.fetch_max(waited_us, Ordering::SeqCst);
+        let (waited, name) = (flight.began.elapsed(), flight.what.name());
+        {
+            let mut longest = self.longest_wait();
+            let wait = flight.began.max(longest.since).elapsed();
+            if wait > longest.wait {
+                (longest.wait, longest.kind) = (wait, name);
+            }
+        }
         match (flight.what, answer) {
             (What::Write(indices), Ok(_)) => {
                 let mut oracle = self.oracle();
@@ -498,16 +537,12 @@ impl Shared {
             (What::Read(indices, expectations), Ok(bytes)) => self.check(indices, &expectations, &bytes),
             (What::Flush(point), Ok(_)) => self.oracle().end_flush(point),
             (what, Err(errno)) => {
-                let name = match what {
-                    What::Write(indices) => {
-                        let mut oracle = self.oracle();
-                        indices.for_each(|index| oracle.lose(index));
-                        "a write"
-                    }
-                    What::Read(..) => "a read",
-                    What::Flush(_) => "a flush",
-                };
-                self.refused(&format!("{name}, after {waited_us} µs"), &io::Error::from_raw_os_error(errno));
+                if let What::Write(indices) = what {
+                    let mut oracle = self.oracle();
+                    indices.for_each(|index| oracle.lose(index));
+                }
+                let what = format!("a {name}, after {:.3} s", waited.as_secs_f64());
+                self.refused(&what, &io::Error::from_raw_os_error(errno));
                 thread::sleep(REFUSAL_PAUSE);
             }
         }

@@ -31,6 +31,8 @@ pub struct Tally {
     pub kill_stall: Duration,
     /// The longest I/O stalled when one brick of a healthy group fell silent.
     pub silence_stall: Duration,
+    /// The longest I/O stalled after bricks came back without which nothing could be served.
+    pub return_stall: Duration,
     /// The longest until an image was served again whose NBD server had been killed.
     pub reopen: Duration,
     /// What heal did.
@@ -86,6 +88,7 @@ impl Tally {
             "kill_stall_ms": self.kill_stall.as_millis() as u64,
             "silence_stall_ms": self.silence_stall.as_millis() as u64,
             "brick_timeout_ms": self.brick_timeout.as_millis() as u64,
+            "return_stall_ms": self.return_stall.as_millis() as u64,
             "reopen_ms": self.reopen.as_millis() as u64,
             "heals": self.healed.heals,
             "compared_blocks": self.healed.compared_blocks,
@@ -113,6 +116,7 @@ impl fmt::Display for Tally {
         writeln!(f, "  {:<38} {:>11.3} s", "longest stall, one brick killed", seconds(&self.kill_stall))?;
         let timeout = format!("longest stall, one silent for {} s", seconds(&self.brick_timeout));
         writeln!(f, "  {timeout:<38} {:>11.3} s", seconds(&self.silence_stall))?;
+        writeln!(f, "  {:<38} {:>11.3} s", "longest after a quorum is back", seconds(&self.return_stall))?;
         writeln!(f, "  {:<38} {:>11.3} s", "longest until served again", seconds(&self.reopen))?;
         writeln!(f, "  {:<38} {:>13}", "heals, at least", self.healed.heals)?;
         writeln!(f, "  {:<38} {:>13}", "blocks compared", self.healed.compared_blocks)?;
