@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use self::brick::Brick;
 use self::command::{Outcome, brickctl, run, scratch_folder};
@@ -61,6 +62,8 @@ pub struct Options {
     pub lease: Duration,
     /// Where bricks keep their directories, one by one; in the scratch folder if nothing is said.
     pub disks: Vec<Option<PathBuf>>,
+    /// The boot that bricks believe in; the machine's if nothing is said. Needs root.
+    pub boot: Option<Uuid>,
 }
 
 impl Default for Options {
@@ -71,6 +74,7 @@ impl Default for Options {
             brick_timeout: Duration::from_secs(4),
             lease: Duration::from_secs(3),
             disks: Vec::new(),
+            boot: None,
         }
     }
 }
@@ -116,7 +120,7 @@ impl Cluster {
         let bricks = roles.enumerate().map(|(index, role)| {
             let name = format!("brick{index}");
             let parent = options.disks.get(index).and_then(Option::as_deref).unwrap_or(folder.path());
-            Brick::create(&name, role, parent.join(&name), &logs, &arguments)
+            Brick::create(&name, role, parent.join(&name), &logs, &arguments, options.boot)
         });
         let bricks = bricks.collect();
         let volume = folder.path().join("volume.toml");
@@ -235,13 +239,26 @@ impl Cluster {
     /// file by file once all bricks have stopped, which they have afterwards.
     #[track_caller]
     pub fn assert_copies_agree(&mut self, image: &str) {
+        self.assert_all_copies_agree(&[image], |_, _| {});
+    }
+
+    /// The same for several images; `check` is told the name of each and an export of it.
+    #[track_caller]
+    pub fn assert_all_copies_agree(&mut self, images: &[&str], mut check: impl FnMut(&str, &Path)) {
         assert_eq!(self.bricks.len(), 3, "for two data bricks and an arbiter");
+        let file = |image: &str, side: &str| format!("{image}.{side}.raw");
         self.bricks[D2].stop();
-        let left = self.export(image, "left.raw");
+        for image in images {
+            self.export(image, &file(image, "left"));
+        }
         self.bricks[D2].start();
         self.bricks[D1].stop();
-        let right = self.export(image, "right.raw");
-        assert!(disk::same_bytes(&left, &right), "exports from the two pairs differ");
+        for image in images {
+            let right = self.export(image, &file(image, "right"));
+            let same = disk::same_bytes(&self.path(&file(image, "left")), &right);
+            assert!(same, "{image}: exports from the two pairs differ");
+            check(image, &right);
+        }
         self.bricks[D2].stop();
         self.bricks[ARBITER].stop();
         self.assert_same_shards(D1, D2);

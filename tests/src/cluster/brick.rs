@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use uuid::Uuid;
 
 use super::command::{brickd, run};
 use super::process::Process;
@@ -27,6 +28,8 @@ pub struct Brick {
     port: u16,
     logs: PathBuf,
     arguments: Vec<String>,
+    /// The boot that it believes in, if it isn't the machine's.
+    boot: Option<Uuid>,
     process: Option<Process>,
 }
 
@@ -38,6 +41,7 @@ impl Brick {
         directory: PathBuf,
         logs: &Path,
         arguments: &[String],
+        boot: Option<Uuid>,
     ) -> Brick {
         run(brickd().args(["format", "--lanes", "8", "--role", role, "--dir"]).arg(&directory)).ok();
         let mut brick = Brick {
@@ -47,6 +51,7 @@ impl Brick {
             port: 0,
             logs: logs.to_path_buf(),
             arguments: arguments.to_vec(),
+            boot,
             process: None,
         };
         for _ in 0..PORT_ATTEMPTS_MAX {
@@ -85,7 +90,10 @@ impl Brick {
 
     fn try_start(&mut self) -> Result<(), String> {
         assert!(self.process.is_none(), "it runs already");
-        let mut command = brickd();
+        let mut command = match self.boot {
+            None => brickd(),
+            Some(boot) => booted(boot, &self.logs.join(format!("{}.boot", self.name))),
+        };
         command
             .args(["run", "--listen", &self.address(), "--dir"])
             .arg(&self.directory)
@@ -94,6 +102,11 @@ impl Brick {
         process.wait_for_line("serving", LIMIT)?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// From its next start on it finds another boot id, as after a reboot of its machine.
+    pub fn set_boot(&mut self, boot: Uuid) {
+        self.boot = Some(boot);
     }
 
     /// As a crash.
@@ -132,6 +145,17 @@ impl Brick {
         assert!(self.process.is_none() && other.process.is_none(), "both are stopped");
         std::mem::swap(&mut self.directory, &mut other.directory);
     }
+}
+
+/// `brickd` in a mount namespace of its own, in which `file` lies in front of the kernel's boot id. Needs root.
+fn booted(boot: Uuid, file: &Path) -> Command {
+    std::fs::write(file, format!("{boot}\n")).expect("a file beside the logs");
+    let mut command = Command::new("unshare");
+    let script = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+    // One process after the other, all with the same id.
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(file);
+    command.arg(brickd().get_program());
+    command
 }
 
 /// A port that nobody listens on. Below the range from which the kernel gives ports to clients: a client

@@ -99,16 +99,22 @@ pub fn brickctl() -> Command {
     command
 }
 
-/// Folder of the build that the running test belongs to, e.g. `target/debug`.
+/// Folder of the build that the running program belongs to, e.g. `target/debug`.
 fn build_folder() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let folder = test.ancestors().nth(2).expect("tests are built into FOLDER/deps");
+    let program = std::env::current_exe().expect("the program's own path");
+    let folder = program.parent().expect("it lies in a folder");
+    // Tests are built into FOLDER/deps, programs into FOLDER.
+    let folder = if folder.ends_with("deps") { folder.parent().expect("above deps") } else { folder };
     folder.to_path_buf()
 }
 
-/// Folder for what tests leave while they run: on the disk of the build, where O_DIRECT works.
+/// Folder for what tests leave while they run: on the disk of the build, where O_DIRECT works, unless
+/// whoever started them has another.
 pub fn scratch_folder() -> PathBuf {
-    let folder = build_folder().parent().expect("it lies in the target folder").join("tmp");
+    let folder = match std::env::var_os("BRICK_SCRATCH") {
+        Some(folder) => PathBuf::from(folder),
+        None => build_folder().parent().expect("it lies in the target folder").join("tmp"),
+    };
     std::fs::create_dir_all(&folder).expect("a folder for scratch files");
     folder
 }

@@ -1,5 +1,6 @@
-//! Files and small disks: comparison of large files, and ext4 file systems on loop devices.
+//! Files and small disks: comparison of large files, and file systems on loop devices.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,16 +34,55 @@ pub fn same_bytes(left: &Path, right: &Path) -> bool {
     }
 }
 
-/// A small ext4 file system of its own, unmounted when dropped.
+/// File systems that bricks are used on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// With a journal.
+    Ext4,
+    /// Which has one always.
+    Xfs,
+}
+
+impl FileSystem {
+    /// Makes one in a file, or on a device.
+    pub fn make(self, place: &Path) {
+        let mut command = match self {
+            FileSystem::Ext4 => Command::new("mkfs.ext4"),
+            FileSystem::Xfs => Command::new("mkfs.xfs"),
+        };
+        match self {
+            FileSystem::Ext4 => command.args(["-q", "-m", "0", "-F", "-O", "has_journal"]),
+            FileSystem::Xfs => command.args(["-q", "-f"]),
+        };
+        run(command.arg(place)).ok();
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FileSystem::Ext4 => "ext4",
+            FileSystem::Xfs => "xfs",
+        })
+    }
+}
+
+/// A small file system of its own, unmounted when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Makes and mounts one. `None`, with the reason printed, where that isn't allowed.
+    /// Makes and mounts an ext4. `None`, with the reason printed, where that isn't allowed.
     pub fn mount(size: &str) -> Option<SmallDisk> {
-        if !tools::have(&["mkfs.ext4", "mount", "umount", "truncate"]) || !tools::is_root("loop mounts") {
+        SmallDisk::mount_a(FileSystem::Ext4, size)
+    }
+
+    /// Makes and mounts one. `None`, with the reason printed, where that isn't allowed.
+    pub fn mount_a(kind: FileSystem, size: &str) -> Option<SmallDisk> {
+        let mkfs = format!("mkfs.{kind}");
+        if !tools::have(&[&mkfs, "mount", "umount", "truncate"]) || !tools::is_root("loop mounts") {
             return None;
         }
         let folder = tempfile::tempdir_in(scratch_folder()).expect("a folder for the disk");
@@ -50,7 +90,7 @@ impl SmallDisk {
         let mount_point = folder.path().join("mnt");
         fs::create_dir(&mount_point).expect("a mount point");
         run(Command::new("truncate").args(["-s", size]).arg(&image)).ok();
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0", "-F"]).arg(&image)).ok();
+        kind.make(&image);
         let mounted = run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount_point));
         if !mounted.status.success() {
             tools::skip(&format!("loop mounts: {}", mounted.stderr.trim()));

@@ -1,6 +1,9 @@
-//! An image served over NBD, and a client that does exactly one request at a time and knows its answer.
+//! An image served over NBD, and a client that knows the answer to each of its requests: one at a time, or
+//! submitted and awaited apart, so that many are in flight.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -78,8 +81,16 @@ impl NbdServer {
 pub struct NbdClient {
     stream: UnixStream,
     size_bytes: u64,
-    cookie: u64,
+    cookie: Cookie,
+    /// Bytes that come with the answers of the requests in flight.
+    expected: HashMap<Cookie, usize>,
 }
+
+/// Names a request of a connection.
+pub type Cookie = u64;
+
+/// How a request ended: what was read, or the errno that the server answered.
+pub type Answer = Result<Vec<u8>, i32>;
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -102,7 +113,7 @@ impl NbdClient {
         let mut export = [0; 10];
         stream.read_exact(&mut export)?;
         let size_bytes = u64::from_be_bytes(export[..8].try_into().expect("8 bytes"));
-        Ok(NbdClient { stream, size_bytes, cookie: 0 })
+        Ok(NbdClient { stream, size_bytes, cookie: 0, expected: HashMap::new() })
     }
 
     /// Size of the export.
@@ -110,46 +121,91 @@ impl NbdClient {
         self.size_bytes
     }
 
+    /// Something that ends the connection while another thread waits for an answer on it.
+    pub fn breaker(&self) -> io::Result<Breaker> {
+        Ok(Breaker(self.stream.try_clone()?))
+    }
+
     /// Writes `data`. An answer with an error has its errno; a lost connection has none.
     pub fn write(&mut self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
-        self.send(WRITE, offset_bytes, data.len() as u32, data)?;
-        self.answer(&mut [])
+        self.submit_write(offset_bytes, data)?;
+        self.only_answer().map(drop)
     }
 
     /// Reads.
     pub fn read(&mut self, offset_bytes: u64, length: usize) -> io::Result<Vec<u8>> {
-        self.send(READ, offset_bytes, length as u32, &[])?;
-        let mut data = vec![0; length];
-        self.answer(&mut data)?;
-        Ok(data)
+        self.submit_read(offset_bytes, length)?;
+        self.only_answer()
     }
 
     /// Makes what was written durable.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.send(FLUSH, 0, 0, &[])?;
-        self.answer(&mut [])
+        self.submit_flush()?;
+        self.only_answer().map(drop)
     }
 
-    fn send(&mut self, kind: u16, offset_bytes: u64, length: u32, data: &[u8]) -> io::Result<()> {
+    /// Sends a write and waits for nothing.
+    pub fn submit_write(&mut self, offset_bytes: u64, data: &[u8]) -> io::Result<Cookie> {
+        self.send(WRITE, offset_bytes, data.len(), data)
+    }
+
+    /// Sends a read and waits for nothing. All reads in flight together should fit into the buffer of a
+    /// socket, or both sides may wait for each other to read.
+    pub fn submit_read(&mut self, offset_bytes: u64, length: usize) -> io::Result<Cookie> {
+        self.send(READ, offset_bytes, length, &[])
+    }
+
+    /// Sends a flush and waits for nothing.
+    pub fn submit_flush(&mut self) -> io::Result<Cookie> {
+        self.send(FLUSH, 0, 0, &[])
+    }
+
+    /// Waits for the answer to any request in flight. The error is that the connection is lost.
+    pub fn next_answer(&mut self) -> io::Result<(Cookie, Answer)> {
+        let mut reply = [0; 16];
+        self.stream.read_exact(&mut reply)?;
+        assert_eq!(reply[..4], [0x67, 0x44, 0x66, 0x98], "a simple reply");
+        let cookie = Cookie::from_be_bytes(reply[8..].try_into().expect("8 bytes"));
+        let length = self.expected.remove(&cookie).expect("to a request in flight");
+        match i32::from_be_bytes(reply[4..8].try_into().expect("4 bytes")) {
+            0 => {
+                let mut data = vec![0; length];
+                self.stream.read_exact(&mut data)?;
+                Ok((cookie, Ok(data)))
+            }
+            error => Ok((cookie, Err(error))),
+        }
+    }
+
+    fn only_answer(&mut self) -> io::Result<Vec<u8>> {
+        let (cookie, answer) = self.next_answer()?;
+        assert_eq!(cookie, self.cookie, "to this request, as no other is in flight");
+        answer.map_err(io::Error::from_raw_os_error)
+    }
+
+    fn send(&mut self, kind: u16, offset_bytes: u64, length: usize, data: &[u8]) -> io::Result<Cookie> {
         self.cookie += 1;
         let mut request = 0x2560_9513u32.to_be_bytes().to_vec();
         request.extend(0u16.to_be_bytes());
         request.extend(kind.to_be_bytes());
         request.extend(self.cookie.to_be_bytes());
         request.extend(offset_bytes.to_be_bytes());
-        request.extend(length.to_be_bytes());
+        request.extend((length as u32).to_be_bytes());
         request.extend(data);
-        self.stream.write_all(&request)
+        self.expected.insert(self.cookie, if kind == READ { length } else { 0 });
+        self.stream.write_all(&request)?;
+        Ok(self.cookie)
     }
+}
 
-    fn answer(&mut self, data: &mut [u8]) -> io::Result<()> {
-        let mut reply = [0; 16];
-        self.stream.read_exact(&mut reply)?;
-        assert_eq!(reply[..4], [0x67, 0x44, 0x66, 0x98], "a simple reply");
-        assert_eq!(reply[8..], self.cookie.to_be_bytes(), "to this request");
-        match i32::from_be_bytes(reply[4..8].try_into().expect("4 bytes")) {
-            0 => self.stream.read_exact(data),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
+/// Ends a connection from another thread.
+#[derive(Debug)]
+pub struct Breaker(UnixStream);
+
+impl Breaker {
+    /// Ends it; whoever waits for an answer is told that the connection is lost.
+    pub fn break_connection(&self) {
+        // It may be lost already.
+        let _already_lost = self.0.shutdown(Shutdown::Both);
     }
 }
