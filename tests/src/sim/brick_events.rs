@@ -46,7 +46,7 @@ impl World {
         }
         let engine = &mut process.engines[index];
         engine.handle_event(now, event);
-        let mut actions = Vec::new();
+        let mut actions = std::mem::take(&mut self.actions);
         while let Some(action) = engine.poll_action() {
             actions.push(action);
         }
@@ -57,9 +57,10 @@ impl World {
             process.timers[index] = Some(at);
             self.agenda.at(at.max(now + Duration::from_nanos(1)), Happening::EngineTimer(brick, life, core));
         }
-        for action in actions {
+        for action in actions.drain(..) {
             self.engine_action(brick, core, action);
         }
+        self.actions = actions;
     }
 
     pub(super) fn engine_timer(&mut self, brick: BrickIndex, life: Life, core: CoreIndex) {

@@ -10,11 +10,34 @@ use brick_wire::Role;
 use super::network::NetworkConfig;
 use super::random::Random;
 
+/// How much the users of a seed do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Length {
+    /// Most seeds are short, some are long: most mistakes need few steps, and others need many.
+    #[default]
+    Mixed,
+    /// [`SHORT_REQUESTS`], with every kind of fault, but not for ever: more seeds, and so more different
+    /// worlds, in the same time.
+    Short,
+    /// So many requests, with faults as long as they last.
+    Requests(u32),
+}
+
+/// Requests of a short seed.
+const SHORT_REQUESTS: u32 = 40;
+/// Requests of a long seed.
+const LONG_REQUESTS: u32 = 120;
+/// Share of short seeds in the mix.
+const SHORT_SHARE: f64 = 0.8;
+
 /// Chances of faults; zero switches one off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// Mean time between two faults.
     pub pause: Duration,
+    /// How many the scheduler makes. Where they never end, a short seed would be over before the image was
+    /// open once.
+    pub count_max: u32,
     /// Weights of the kinds that the scheduler chooses from.
     pub kill: u32,
     /// The host of a brick goes down.
@@ -130,7 +153,13 @@ pub struct Switches {
 
 impl Config {
     /// Draws the world of a seed.
-    pub fn draw(random: &mut Random, requests: u32, switches: Switches) -> Config {
+    pub fn draw(random: &mut Random, length: Length, switches: Switches) -> Config {
+        let (requests, short) = match length {
+            Length::Mixed if random.chance(SHORT_SHARE) => (SHORT_REQUESTS, true),
+            Length::Mixed => (LONG_REQUESTS, false),
+            Length::Short => (SHORT_REQUESTS, true),
+            Length::Requests(requests) => (requests, false),
+        };
         let (roles, quorum) = draw_shape(random);
         let brick_timeout = Duration::from_millis(random.pick(&[200, 500, 1000, 4000]));
         let latency = Duration::from_micros(random.pick(&[20, 60, 200, 1000]));
@@ -152,9 +181,9 @@ impl Config {
             disk_latency,
             network: NetworkConfig { latency, spike: random.pick(&[0.0, 0.0, 0.002, 0.02]) },
             codec: random.chance(0.25),
-            faults: draw_faults(random, switches),
+            faults: draw_faults(random, short, switches),
             workload: draw_workload(random, requests),
-            fault_time: Duration::from_secs(30),
+            fault_time: Duration::from_secs(if short { 5 } else { 30 }),
         }
     }
 
@@ -207,10 +236,12 @@ fn draw_shape(random: &mut Random) -> (Vec<Role>, Quorum) {
     }
 }
 
-fn draw_faults(random: &mut Random, switches: Switches) -> Faults {
+fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
     let mut weight = |choices: &[u32]| random.pick(choices);
+    let pause_ms = if short { weight(&[2, 15, 60, 250]) } else { weight(&[15, 60, 250, 1000]) };
     let mut faults = Faults {
-        pause: Duration::from_millis(u64::from(weight(&[15, 60, 250, 1000]))),
+        pause: Duration::from_millis(u64::from(pause_ms)),
+        count_max: if short { weight(&[2, 4, 8, 16]) } else { u32::MAX },
         kill: weight(&[0, 0, 2, 4]),
         power_loss: weight(&[0, 0, 0, 2, 4]),
         restart: weight(&[0, 0, 1, 2]),

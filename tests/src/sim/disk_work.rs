@@ -52,6 +52,7 @@ impl World {
         let process = state.process.as_mut().expect("engines run in a process");
         process.work.insert((core, operation), work);
         let life = process.life;
+        self.disks_busy_until = self.disks_busy_until.max(self.agenda.now() + delay);
         self.agenda.after(delay, super::agenda::Happening::DiskDone(brick, life, core, operation));
     }
 

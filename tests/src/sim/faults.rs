@@ -24,9 +24,10 @@ impl World {
 
     /// One more fault, and the time of the next.
     pub(super) fn fault(&mut self) {
-        if !self.faulty {
+        if !self.faulty || self.faults_left == 0 {
             return;
         }
+        self.faults_left -= 1;
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;

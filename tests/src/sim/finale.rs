@@ -15,6 +15,8 @@ use super::world::World;
 
 /// Longest time for each step.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// Time for a brick that was just connected to learn the record.
+const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How long the holder that kept an opener out may still do so.
 pub fn lease_left(error: &GroupError) -> Duration {
@@ -35,7 +37,12 @@ impl World {
             world.sessions[&id].group.report().state == State::Healthy
         })?;
         // The arbiter has nothing to heal, but may still hang on an operation of a slow disk.
-        self.run_for(Duration::from_secs(3));
+        let busy_until = self.disks_busy_until;
+        self.until("every brick is connected", |world| {
+            let connected = world.sessions[&id].group.report().connected;
+            world.now() >= busy_until && connected.count() == world.bricks.len()
+        })?;
+        self.run_for(CATCH_UP);
         let blocks = self.checker.blocks();
         let reads = blocks.iter().map(|(shard, block)| What::Read(*shard, BlockRange::new(*block, 1)));
         self.ask_all(id, reads.collect())?;

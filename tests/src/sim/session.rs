@@ -109,7 +109,7 @@ impl World {
             heals: purpose == Purpose::Heal,
             timer: None,
         };
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Box::new(session));
         self.clients[client].session = Some(id);
         for index in 0..self.bricks.len() {
             self.agenda.after(Duration::ZERO, Happening::Relink(id, BrickIndex(index as u8), 0));
@@ -262,9 +262,12 @@ impl World {
     /// A session that is over makes room for the next.
     pub(super) fn bury_ended(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else { return };
+        if session.answers.is_some() {
+            return;
+        }
         let fatal = session.opened.as_ref().is_some_and(Result::is_ok)
-            && session.group.report().state == brick_client::replica::State::Fenced;
-        if session.answers.is_none() && (session.is_over() || fatal) {
+            && session.group.ended().is_some_and(|error| *error != GroupError::Closed);
+        if session.is_over() || fatal {
             let client = session.client;
             let held = match &session.opened {
                 Some(Err(error)) => lease_left(error),

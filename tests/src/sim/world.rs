@@ -56,17 +56,23 @@ pub struct World {
     /// The hosts of sessions.
     pub clients: Vec<Client>,
     /// Sessions that live.
-    pub sessions: BTreeMap<SessionId, Session>,
+    pub sessions: BTreeMap<SessionId, Box<Session>>,
     /// What the users saw.
     pub checker: Checker,
     /// Faults happen.
     pub faulty: bool,
     /// Requests still to be made in this phase.
     pub requests_left: u32,
+    /// Faults that the scheduler may still make.
+    pub(super) faults_left: u32,
+    /// When every disk operation that was started so far has ended.
+    pub(super) disks_busy_until: Timestamp,
     /// Happenings so far.
     pub events: u64,
     pub(super) next_session: u64,
     pub(super) next_tag: u64,
+    /// An engine's actions while they are done: kept for its memory.
+    pub(super) actions: Vec<brickd::engine::Action>,
 }
 
 impl World {
@@ -78,6 +84,9 @@ impl World {
             network: Network::new(config.network, bricks.len(), config.clients),
             clients: (0..config.clients).map(|_| Client::default()).collect(),
             requests_left: config.workload.requests,
+            faults_left: config.faults.count_max,
+            disks_busy_until: Timestamp::ZERO,
+            actions: Vec::new(),
             config,
             random,
             agenda: Agenda::default(),
