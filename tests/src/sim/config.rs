@@ -42,12 +42,20 @@ pub struct Faults {
     pub kill: u32,
     /// The host of a brick goes down.
     pub power_loss: u32,
+    /// Every brick's process dies at one instant.
+    pub kill_all: u32,
+    /// Every brick's host goes down at one instant.
+    pub power_cut: u32,
+    /// A brick is replaced by an older copy of itself: it has forgotten promises.
+    pub restore: u32,
     /// A brick is stopped and started in order.
     pub restart: u32,
     /// A connection breaks.
     pub reset: u32,
     /// Two hosts can't reach each other, in one or both directions.
     pub partition: u32,
+    /// A host can't reach anybody, or nobody it, or both.
+    pub isolate: u32,
     /// A disk takes long.
     pub slow_disk: u32,
     /// A disk is full.
@@ -56,6 +64,8 @@ pub struct Faults {
     pub pause_client: u32,
     /// A client dies.
     pub kill_client: u32,
+    /// Chance that something breaks at each of the [`Moment`]s.
+    pub ambush: [f64; Moment::COUNT],
     /// Chance that a read fails.
     pub read_error: f64,
     /// Chance that a write fails, having written some of its blocks.
@@ -66,6 +76,26 @@ pub struct Faults {
     pub append_error: f64,
     /// Chance that a payload's bit flips on the way.
     pub bit_flip: f64,
+}
+
+/// Moments at which a failure hurts most, as a brick's shell sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A promise or a record is being made durable.
+    Vote,
+    /// A flush is under way, or the flush before a join.
+    Flush,
+    /// An activity table or a dirty map is being written.
+    Table,
+    /// A heal starts: the brick dials its source. What breaks now is the second failure.
+    Heal,
+    /// A pulled or written block is on its way to the disk.
+    Write,
+}
+
+impl Moment {
+    /// How many there are.
+    pub const COUNT: usize = 5;
 }
 
 /// What the users do.
@@ -244,9 +274,13 @@ fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
         count_max: if short { weight(&[2, 4, 8, 16]) } else { u32::MAX },
         kill: weight(&[0, 0, 2, 4]),
         power_loss: weight(&[0, 0, 0, 2, 4]),
+        kill_all: weight(&[0, 0, 0, 1]),
+        power_cut: weight(&[0, 0, 0, 1]),
+        restore: weight(&[0, 0, 0, 2]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),
+        isolate: weight(&[0, 0, 2, 4]),
         slow_disk: weight(&[0, 0, 1, 2]),
         full_disk: weight(&[0, 0, 0, 2]),
         pause_client: weight(&[0, 0, 1, 2]),
@@ -254,6 +288,13 @@ fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
         ..Faults::default()
     };
     let mut chance = |choices: &[f64]| random.pick(choices);
+    faults.ambush = [
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.1, 0.5]),
+        chance(&[0.0, 0.0, 0.0, 0.02]),
+    ];
     faults.read_error = chance(&[0.0, 0.0, 0.0, 0.01]);
     faults.write_error = chance(&[0.0, 0.0, 0.0, 0.01]);
     faults.sync_error = chance(&[0.0, 0.0, 0.0, 0.03]);

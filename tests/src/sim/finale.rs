@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserRequest};
-use brick_wire::{BlockRange, BrickIndex, SessionId};
+use brick_wire::{BrickIndex, SessionId};
 
 use super::agenda::Happening;
 use super::checker::What;
@@ -43,14 +43,15 @@ impl World {
             world.now() >= busy_until && connected.count() == world.bricks.len()
         })?;
         self.run_for(CATCH_UP);
-        let blocks = self.checker.blocks();
-        let reads = blocks.iter().map(|(shard, block)| What::Read(*shard, BlockRange::new(*block, 1)));
+        let runs = self.checker.runs();
+        // Outstanding together, these go to one copy each.
+        let copies = self.data_bricks().count();
+        let reads = runs.iter().flat_map(|(shard, blocks)| vec![What::Read(*shard, *blocks); copies]);
         self.ask_all(id, reads.collect())?;
         let mut writes = Vec::new();
-        for (shard, block) in &blocks {
-            let tag = self.new_tag(1);
-            let blocks = BlockRange::new(*block, 1);
-            writes.push(What::Write { shard: *shard, blocks, half: None, tag, fua: false });
+        for (shard, blocks) in runs {
+            let tag = self.new_tag(blocks.count);
+            writes.push(What::Write { shard, blocks, half: None, tag, fua: false });
         }
         self.ask_all(id, writes)?;
         self.ask_all(id, vec![What::Flush])?;

@@ -57,6 +57,8 @@ pub struct Session {
     pub requests: u64,
     /// It opens to heal.
     pub heals: bool,
+    /// Its user waits for an answer before the next request.
+    pub(super) waits: bool,
     timer: Option<Timestamp>,
 }
 
@@ -107,6 +109,7 @@ impl World {
             answers: None,
             requests: 0,
             heals: purpose == Purpose::Heal,
+            waits: false,
             timer: None,
         };
         self.sessions.insert(id, Box::new(session));
@@ -222,6 +225,10 @@ impl World {
         }
         if let Some(answers) = &mut session.answers {
             answers.insert(request, result);
+        }
+        if std::mem::take(&mut session.waits) {
+            let pause = self.random.around(self.config.workload.think);
+            self.agenda.after(pause, Happening::Work(session.id));
         }
     }
 
