@@ -58,34 +58,39 @@ impl Group {
 
     /// When [`Group::handle_timeout`] is due; `None` if only an event can change anything.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let mut times: Vec<Timestamp> = Vec::new();
+        let mut next: Option<Timestamp> = None;
+        let mut consider = |at: Option<Timestamp>| {
+            if let Some(at) = at.filter(|at| *at > self.now) {
+                next = Some(next.map_or(at, |other| other.min(at)));
+            }
+        };
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));
-            times.extend(oldest.map(|at| at + self.config.brick_timeout));
+            consider(oldest.map(|at| at + self.config.brick_timeout));
         }
         match self.phase {
             Phase::Ended(_) => return None,
             Phase::PreVote(_) => {
-                times.push(self.opened_at + SETTLE);
-                times.push(self.opened_at + self.config.brick_timeout);
+                consider(Some(self.opened_at + SETTLE));
+                consider(Some(self.opened_at + self.config.brick_timeout));
             }
-            Phase::Opening => times.extend(self.stalled_since.map(|since| since + self.config.brick_timeout)),
-            Phase::Recovering | Phase::Serving | Phase::Closing => times.push(self.renew_at),
+            Phase::Opening => consider(self.stalled_since.map(|since| since + self.config.brick_timeout)),
+            Phase::Recovering | Phase::Serving | Phase::Closing => consider(Some(self.renew_at)),
         }
         if matches!(self.phase, Phase::Recovering) {
-            times.extend(self.stalled_since.map(|since| since + self.config.brick_timeout));
+            consider(self.stalled_since.map(|since| since + self.config.brick_timeout));
         }
-        times.extend(self.change_timeout());
-        times.extend(self.heal_timeout());
-        times.extend(self.clean_due());
+        consider(self.change_timeout());
+        consider(self.heal_timeout());
+        consider(self.clean_due());
         if let (Some(since), NoQuorum::Suspend) = (self.stalled_since, self.config.no_quorum)
             && self.operations.values().any(|operation| operation.user.is_some())
         {
-            times.push(since + self.config.io_timeout);
+            consider(Some(since + self.config.io_timeout));
         }
-        times.extend(self.contested);
-        times.push(self.serve_not_before);
-        times.into_iter().filter(|at| *at > self.now).min()
+        consider(self.contested);
+        consider(Some(self.serve_not_before));
+        next
     }
 
     /// What state the group is in.

@@ -5,10 +5,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use brick_tests::sim::config::Switches;
+use brick_tests::sim::config::{Length, Switches};
 use brick_tests::sim::log::Recording;
 use brick_tests::sim::{Options, Summary, run};
 use clap::Parser;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 
 /// Runs a whole cluster in one thread from a seed, breaks things, and checks what every user sees.
 ///
@@ -24,9 +26,12 @@ struct Arguments {
     /// Run this seed only
     #[arg(long)]
     seed: Option<u64>,
-    /// Requests per seed
-    #[arg(long, default_value_t = Options::default().requests)]
-    steps: u32,
+    /// Short seeds only, instead of a mix
+    #[arg(long)]
+    short: bool,
+    /// So many requests per seed, with faults as long as they last
+    #[arg(long, conflicts_with = "short")]
+    steps: Option<u32>,
     /// Threads
     #[arg(long, default_value_t = 1)]
     threads: u64,
@@ -48,7 +53,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let recording = if arguments.log { Recording::Print } else { Recording::Hash };
     let switches = Switches { sync_errors: arguments.sync_errors, unsynced_start: arguments.unsynced_start };
-    let options = Options { requests: arguments.steps, recording, switches };
+    let length = match (arguments.steps, arguments.short) {
+        (Some(requests), _) => Length::Requests(requests),
+        (None, true) => Length::Short,
+        (None, false) => Length::Mixed,
+    };
+    let options = Options { length, recording, switches };
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),
         None => (arguments.start, arguments.seeds),
@@ -79,16 +89,15 @@ fn main() -> ExitCode {
         }
     });
     let totals = results.into_inner().expect("no thread panics with it");
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{} seeds, {} failures, {} events, {} requests, {seconds:.1} s, {:.0} seeds/s",
-        totals.seeds,
-        totals.failures,
-        totals.events,
-        totals.completed,
-        totals.seeds as f64 / seconds
-    );
+    totals.print(started.elapsed().as_secs_f64(), cpu_seconds());
     if totals.failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The processor time that this process took: on a busy machine the only fair measure of speed.
+fn cpu_seconds() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("one's own usage can always be asked for");
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +109,15 @@ struct Totals {
 }
 
 impl Totals {
+    fn print(&self, seconds: f64, cpu_seconds: f64) {
+        let Totals { seeds, failures, events, completed } = self;
+        let (speed, cpu_speed) = (*seeds as f64 / seconds, *seeds as f64 / cpu_seconds);
+        println!(
+            "{seeds} seeds, {failures} failures, {events} events, {completed} requests, {seconds:.1} s, \
+             {speed:.0} seeds/s, {cpu_speed:.0} seeds per CPU second"
+        );
+    }
+
     fn add(&mut self, summary: &Summary, arguments: &Arguments) {
         self.seeds += 1;
         self.events += summary.events;
@@ -108,8 +126,11 @@ impl Totals {
         self.failures += 1;
         let seed = summary.seed;
         let mut replay = format!("scripts/simulate --seed {seed}");
-        if arguments.steps != Options::default().requests {
-            replay += &format!(" --steps {}", arguments.steps);
+        if let Some(requests) = arguments.steps {
+            replay += &format!(" --steps {requests}");
+        }
+        if arguments.short {
+            replay += " --short";
         }
         if arguments.sync_errors {
             replay += " --sync-errors";

@@ -49,6 +49,10 @@ pub enum Happening {
     Resume(usize),
     /// Something breaks.
     Fault,
+    /// Something breaks at a brick that was doing something delicate.
+    Ambush(BrickIndex),
+    /// The operator looks whether a brick is blank.
+    Inspect,
     /// A partition ends.
     Reunite(usize, usize),
     /// A disk is fast, or has space, again.

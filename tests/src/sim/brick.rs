@@ -10,16 +10,20 @@ use std::fmt;
 use brick_wire::decode::Frame as WireFrame;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{
-    BootUuid, BrickIndex, BrickUuid, CoreIndex, Header, Incarnation, Role, StartCounter, Timestamp,
+    BootUuid, BrickIndex, BrickUuid, CoreIndex, Header, Incarnation, LaneIndex, Role, StartCounter, Timestamp,
 };
 use brickd::buffer::Pool;
-use brickd::engine::{ConnectionId, CoreMessage, Engine, EngineConfig, OperationId, PULL_POOL_BYTES, Peer};
+use brickd::engine::{
+    ConnectionId, CoreMessage, Engine, EngineConfig, Membership, OperationId, PULL_POOL_BYTES, Peer,
+    SavedDirty,
+};
 
 use super::agenda::Life;
 use super::config::Config;
 use super::disk::{Disk, FileKey};
 use super::disk_work::DiskWork;
 use super::network::{ConnectionKey, Side};
+use super::world::IMAGE;
 
 /// Data bytes a connection may have outstanding: no limit that these small requests would reach.
 const CREDIT_BYTES: u32 = 1 << 20;
@@ -88,6 +92,12 @@ pub struct Brick {
     pub process: Option<Process>,
     /// Lives so far.
     pub lives: Life,
+    /// Starts that the disk counts: as many, unless it is an older copy of itself.
+    pub starts: u64,
+    /// A copy of the disk and of its count, from before a start.
+    pub older: Option<(Disk, u64)>,
+    /// It was replaced by that copy, and nobody has helped it yet.
+    pub restored: bool,
     /// Boots so far.
     pub boots: u64,
     /// When the present boot began.
@@ -100,24 +110,29 @@ pub struct Brick {
     pub full: bool,
     /// An append to the register log failed in this life: the brick votes no more.
     pub vote_lost: bool,
+    lanes: u16,
     pool: Pool,
 }
 
 impl Brick {
     /// A formatted, stamped brick that isn't running.
-    pub fn new(index: usize, role: Role, pool: Pool) -> Brick {
+    pub fn new(index: usize, role: Role, lanes: u16, pool: Pool) -> Brick {
         Brick {
             index: BrickIndex(index as u8),
             role,
             disk: Disk::formatted(),
             process: None,
             lives: 0,
+            starts: 0,
+            older: None,
+            restored: false,
             boots: 1,
             booted_at: Timestamp::ZERO,
             powered: true,
             slowness: 1,
             full: false,
             vote_lost: false,
+            lanes,
             pool,
         }
     }
@@ -130,13 +145,14 @@ impl Brick {
     /// The present life, as peers see it.
     pub fn incarnation(&self) -> Incarnation {
         let boot = u128::from(self.boots) << 8 | u128::from(self.index.0);
-        Incarnation { boot: BootUuid::from_bytes(boot.to_be_bytes()), start: StartCounter(self.lives) }
+        Incarnation { boot: BootUuid::from_bytes(boot.to_be_bytes()), start: StartCounter(self.starts) }
     }
 
     /// Starts the process on `cores` cores.
     pub fn start(&mut self, config: &Config, cores: u16) {
         assert!(self.process.is_none());
         self.lives += 1;
+        self.starts += 1;
         self.powered = true;
         self.vote_lost = false;
         if !self.disk.clean && !config.switches.unsynced_start {
@@ -187,6 +203,18 @@ impl Brick {
             active_shards_max: config.active_shards_max,
         };
         Engine::new(engine_config, self.pool.clone())
+    }
+
+    /// What the store does for `WriteIdentity`: with its blankness an older copy loses its saved maps, which
+    /// are as old as it is.
+    pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool) {
+        if self.disk.blank && !blank {
+            let nothing_known = SavedDirty { image: IMAGE, exact: false, shards: Vec::new() };
+            for lane in 0..self.lanes {
+                self.disk.saved.insert(LaneIndex(lane), vec![nothing_known.clone()]);
+            }
+        }
+        (self.disk.membership, self.disk.blank) = (membership, blank);
     }
 
     /// The process, if it is the one that `life` names.

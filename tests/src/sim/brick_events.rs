@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::agenda::{Happening, Life};
 use super::brick::Endpoint;
+use super::config::Moment;
 use super::network::{Caller, ConnectionKey, Packet, Side};
 use super::world::World;
 
@@ -22,14 +23,21 @@ impl World {
             return;
         }
         let cores = self.random.within(1..=u64::from(self.config.cores_max)) as u16;
+        if self.config.faults.restore > 0 && self.faulty && self.random.chance(0.5) {
+            let state = self.brick(brick);
+            let mut copy = state.disk.clone();
+            let starts = state.starts;
+            copy.lose_power(&mut self.random);
+            self.brick(brick).older = Some((copy, starts));
+        }
         let clean = self.brick(brick).disk.clean;
         let state = &mut self.bricks[usize::from(brick.0)];
         state.start(&self.config, cores);
-        let (life, boots) = (state.lives, state.boots);
+        let (starts, boots) = (state.starts, state.boots);
         self.log.line(
             self.agenda.now(),
             format_args!("brick {}", brick.0),
-            format_args!("starts: start {life}, boot {boots}, {cores} cores, clean {clean}"),
+            format_args!("starts: start {starts}, boot {boots}, {cores} cores, clean {clean}"),
         );
         for core in 0..cores {
             self.engine_event(brick, CoreIndex(core), Event::Tick);
@@ -46,7 +54,7 @@ impl World {
         }
         let engine = &mut process.engines[index];
         engine.handle_event(now, event);
-        let mut actions = Vec::new();
+        let mut actions = std::mem::take(&mut self.actions);
         while let Some(action) = engine.poll_action() {
             actions.push(action);
         }
@@ -57,9 +65,10 @@ impl World {
             process.timers[index] = Some(at);
             self.agenda.at(at.max(now + Duration::from_nanos(1)), Happening::EngineTimer(brick, life, core));
         }
-        for action in actions {
+        for action in actions.drain(..) {
             self.engine_action(brick, core, action);
         }
+        self.actions = actions;
     }
 
     pub(super) fn engine_timer(&mut self, brick: BrickIndex, life: Life, core: CoreIndex) {
@@ -165,6 +174,7 @@ impl World {
     fn dial(&mut self, brick: BrickIndex, core: CoreIndex, id: ConnectionId, address: &str) {
         let target = address.strip_prefix("brick-").and_then(|index| index.parse().ok()).map(BrickIndex);
         let target = target.expect("clients name bricks of the group");
+        self.tempt(brick, Moment::Heal);
         let life = self.brick(brick).process.as_ref().expect("it acts").life;
         let caller = Caller::Brick { brick, life, core, id };
         let key = self.network.connect(&mut self.agenda, &mut self.random, caller, target);

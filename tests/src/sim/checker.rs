@@ -144,11 +144,17 @@ impl Checker {
         self.cells.get(cell)
     }
 
-    /// Blocks that were ever written.
-    pub fn blocks(&self) -> Vec<(ShardIndex, u16)> {
-        let mut blocks: Vec<_> = self.cells.keys().map(|(shard, block, _)| (*shard, *block)).collect();
-        blocks.dedup();
-        blocks
+    /// The runs of blocks that were ever written.
+    pub fn runs(&self) -> Vec<(ShardIndex, BlockRange)> {
+        let mut runs: Vec<(ShardIndex, BlockRange)> = Vec::new();
+        for (shard, block, _) in self.cells.keys() {
+            match runs.last_mut() {
+                Some((last, run)) if last == shard && run.first + run.count > *block => {}
+                Some((last, run)) if last == shard && run.first + run.count == *block => run.count += 1,
+                _ => runs.push((*shard, BlockRange::new(*block, 1))),
+            }
+        }
+        runs
     }
 
     /// Whether a copy holds at least what is certain (of one half).

@@ -10,21 +10,52 @@ use brick_wire::Role;
 use super::network::NetworkConfig;
 use super::random::Random;
 
+/// How much the users of a seed do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Length {
+    /// Most seeds are short, some are long: most mistakes need few steps, and others need many.
+    #[default]
+    Mixed,
+    /// [`SHORT_REQUESTS`], with every kind of fault, but not for ever: more seeds, and so more different
+    /// worlds, in the same time.
+    Short,
+    /// So many requests, with faults as long as they last.
+    Requests(u32),
+}
+
+/// Requests of a short seed.
+const SHORT_REQUESTS: u32 = 40;
+/// Requests of a long seed.
+const LONG_REQUESTS: u32 = 120;
+/// Share of short seeds in the mix.
+const SHORT_SHARE: f64 = 0.8;
+
 /// Chances of faults; zero switches one off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// Mean time between two faults.
     pub pause: Duration,
+    /// How many the scheduler makes. Where they never end, a short seed would be over before the image was
+    /// open once.
+    pub count_max: u32,
     /// Weights of the kinds that the scheduler chooses from.
     pub kill: u32,
     /// The host of a brick goes down.
     pub power_loss: u32,
+    /// Every brick's process dies at one instant.
+    pub kill_all: u32,
+    /// Every brick's host goes down at one instant.
+    pub power_cut: u32,
+    /// A brick is replaced by an older copy of itself: it has forgotten promises.
+    pub restore: u32,
     /// A brick is stopped and started in order.
     pub restart: u32,
     /// A connection breaks.
     pub reset: u32,
     /// Two hosts can't reach each other, in one or both directions.
     pub partition: u32,
+    /// A host can't reach anybody, or nobody it, or both.
+    pub isolate: u32,
     /// A disk takes long.
     pub slow_disk: u32,
     /// A disk is full.
@@ -33,6 +64,8 @@ pub struct Faults {
     pub pause_client: u32,
     /// A client dies.
     pub kill_client: u32,
+    /// Chance that something breaks at each of the [`Moment`]s.
+    pub ambush: [f64; Moment::COUNT],
     /// Chance that a read fails.
     pub read_error: f64,
     /// Chance that a write fails, having written some of its blocks.
@@ -43,6 +76,26 @@ pub struct Faults {
     pub append_error: f64,
     /// Chance that a payload's bit flips on the way.
     pub bit_flip: f64,
+}
+
+/// Moments at which a failure hurts most, as a brick's shell sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A promise or a record is being made durable.
+    Vote,
+    /// A flush is under way, or the flush before a join.
+    Flush,
+    /// An activity table or a dirty map is being written.
+    Table,
+    /// A heal starts: the brick dials its source. What breaks now is the second failure.
+    Heal,
+    /// A pulled or written block is on its way to the disk.
+    Write,
+}
+
+impl Moment {
+    /// How many there are.
+    pub const COUNT: usize = 5;
 }
 
 /// What the users do.
@@ -130,7 +183,13 @@ pub struct Switches {
 
 impl Config {
     /// Draws the world of a seed.
-    pub fn draw(random: &mut Random, requests: u32, switches: Switches) -> Config {
+    pub fn draw(random: &mut Random, length: Length, switches: Switches) -> Config {
+        let (requests, short) = match length {
+            Length::Mixed if random.chance(SHORT_SHARE) => (SHORT_REQUESTS, true),
+            Length::Mixed => (LONG_REQUESTS, false),
+            Length::Short => (SHORT_REQUESTS, true),
+            Length::Requests(requests) => (requests, false),
+        };
         let (roles, quorum) = draw_shape(random);
         let brick_timeout = Duration::from_millis(random.pick(&[200, 500, 1000, 4000]));
         let latency = Duration::from_micros(random.pick(&[20, 60, 200, 1000]));
@@ -152,9 +211,9 @@ impl Config {
             disk_latency,
             network: NetworkConfig { latency, spike: random.pick(&[0.0, 0.0, 0.002, 0.02]) },
             codec: random.chance(0.25),
-            faults: draw_faults(random, switches),
+            faults: draw_faults(random, short, switches),
             workload: draw_workload(random, requests),
-            fault_time: Duration::from_secs(30),
+            fault_time: Duration::from_secs(if short { 5 } else { 30 }),
         }
     }
 
@@ -207,15 +266,21 @@ fn draw_shape(random: &mut Random) -> (Vec<Role>, Quorum) {
     }
 }
 
-fn draw_faults(random: &mut Random, switches: Switches) -> Faults {
+fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
     let mut weight = |choices: &[u32]| random.pick(choices);
+    let pause_ms = if short { weight(&[2, 15, 60, 250]) } else { weight(&[15, 60, 250, 1000]) };
     let mut faults = Faults {
-        pause: Duration::from_millis(u64::from(weight(&[15, 60, 250, 1000]))),
+        pause: Duration::from_millis(u64::from(pause_ms)),
+        count_max: if short { weight(&[2, 4, 8, 16]) } else { u32::MAX },
         kill: weight(&[0, 0, 2, 4]),
         power_loss: weight(&[0, 0, 0, 2, 4]),
+        kill_all: weight(&[0, 0, 0, 1]),
+        power_cut: weight(&[0, 0, 0, 1]),
+        restore: weight(&[0, 0, 0, 2]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),
+        isolate: weight(&[0, 0, 2, 4]),
         slow_disk: weight(&[0, 0, 1, 2]),
         full_disk: weight(&[0, 0, 0, 2]),
         pause_client: weight(&[0, 0, 1, 2]),
@@ -223,6 +288,13 @@ fn draw_faults(random: &mut Random, switches: Switches) -> Faults {
         ..Faults::default()
     };
     let mut chance = |choices: &[f64]| random.pick(choices);
+    faults.ambush = [
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.02, 0.1]),
+        chance(&[0.0, 0.0, 0.1, 0.5]),
+        chance(&[0.0, 0.0, 0.0, 0.02]),
+    ];
     faults.read_error = chance(&[0.0, 0.0, 0.0, 0.01]);
     faults.write_error = chance(&[0.0, 0.0, 0.0, 0.01]);
     faults.sync_error = chance(&[0.0, 0.0, 0.0, 0.03]);

@@ -19,6 +19,10 @@ pub const HALF_BYTES: usize = BLOCK_SIZE / 2;
 pub fn fill(block: &mut [u8], content: Content) {
     assert_eq!(block.len(), BLOCK_SIZE);
     for (half, tag) in block.chunks_exact_mut(HALF_BYTES).zip(content) {
+        if tag == 0 {
+            half.fill(0);
+            continue;
+        }
         half[..8].copy_from_slice(&tag.to_le_bytes());
         let mut filled = 8;
         while filled < HALF_BYTES {

@@ -39,7 +39,7 @@ struct File {
 pub type Covered = Vec<(u16, Content)>;
 
 /// Everything that a brick keeps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: BTreeMap<FileKey, File>,
     registers: BTreeMap<RegisterKey, RegisterState>,

@@ -8,7 +8,7 @@ use brickd::buffer::Buffer;
 use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId};
 
 use super::brick::Brick;
-use super::config::Faults;
+use super::config::{Faults, Moment};
 use super::content;
 use super::disk::{Covered, Disk, FileKey};
 use super::random::Random;
@@ -45,6 +45,16 @@ impl World {
         operation: OperationId,
         request: DiskRequest,
     ) {
+        let moment = match &request {
+            DiskRequest::AppendRegisters { .. } => Some(Moment::Vote),
+            DiskRequest::SyncShard { .. } | DiskRequest::SyncDirectory { .. } => Some(Moment::Flush),
+            DiskRequest::WriteActivity { .. } | DiskRequest::SaveDirty { .. } => Some(Moment::Table),
+            DiskRequest::Write { .. } => Some(Moment::Write),
+            _ => None,
+        };
+        if let Some(moment) = moment {
+            self.tempt(brick, moment);
+        }
         let latency = self.config.disk_latency;
         let state = &mut self.bricks[usize::from(brick.0)];
         let work = prepare(state, core, request);
@@ -52,6 +62,7 @@ impl World {
         let process = state.process.as_mut().expect("engines run in a process");
         process.work.insert((core, operation), work);
         let life = process.life;
+        self.disks_busy_until = self.disks_busy_until.max(self.agenda.now() + delay);
         self.agenda.after(delay, super::agenda::Happening::DiskDone(brick, life, core, operation));
     }
 
@@ -66,10 +77,15 @@ impl World {
         let state = &mut self.bricks[usize::from(brick.0)];
         let process = state.process.as_mut().expect("checked by the caller");
         let work = process.work.remove(&(core, operation)).expect("operations end once");
+        let text = self.log.is_text().then(|| describe(&work));
+        let votes = matches!(work, DiskWork::Other(DiskRequest::AppendRegisters { .. }));
         let result = finish(state, &mut self.random, &faults, core, work);
-        if let Err(error) = &result {
-            let who = format_args!("brick {}", brick.0);
-            self.log.line(self.agenda.now(), who, format_args!("disk operation {operation:?}: {error}"));
+        if votes {
+            self.note_accepted(brick);
+        }
+        if let (Some(text), outcome) = (text, result.as_ref().err()) {
+            let outcome = outcome.map_or("done".to_owned(), |error| error.to_string());
+            self.note_brick(brick, format_args!("core {} disk: {text}: {outcome}", core.0));
         }
         result
     }
@@ -97,8 +113,7 @@ impl World {
                 DiskWork::Other(DiskRequest::WriteIdentity { membership, blank })
                     if self.random.chance(0.5) =>
                 {
-                    disk.membership = membership;
-                    disk.blank = blank;
+                    state.write_identity(membership, blank);
                 }
                 DiskWork::Other(request) if is_mark(&request) || self.random.chance(0.5) => {
                     replace_lane_file(disk, request);
@@ -106,6 +121,7 @@ impl World {
                 _ => {}
             }
         }
+        self.note_accepted(brick);
     }
 }
 
@@ -214,10 +230,7 @@ fn finish_other(
             }
             brick.disk.append(&entries);
         }
-        DiskRequest::WriteIdentity { membership, blank } => {
-            brick.disk.membership = membership;
-            brick.disk.blank = blank;
-        }
+        DiskRequest::WriteIdentity { membership, blank } => brick.write_identity(membership, blank),
         DiskRequest::SaveDirty { .. } if is_mark(&request) => replace_lane_file(&mut brick.disk, request),
         DiskRequest::SaveDirty { .. } if brick.full => return Err(DiskError::NoSpace),
         DiskRequest::WriteActivity { .. } | DiskRequest::SaveDirty { .. } => {
@@ -239,6 +252,26 @@ fn finish_other(
 /// disk refuses it, forgets the failure: the engine's `marks` says that this is not covered, so it never happens.
 fn is_mark(request: &DiskRequest) -> bool {
     matches!(request, DiskRequest::SaveDirty { maps, .. } if maps.iter().any(|map| map.unsynced))
+}
+
+/// An operation in a few words.
+fn describe(work: &DiskWork) -> String {
+    let blocks = |buffer: &Buffer| buffer.len() / BLOCK_SIZE;
+    match work {
+        DiskWork::Open(slot, key, _, create) => format!("open shard {} in {slot}, create {create}", key.2),
+        DiskWork::Read(key, first, buffer) => {
+            format!("read shard {} blocks {first}+{}", key.2, blocks(buffer))
+        }
+        DiskWork::Write(key, first, buffer) => {
+            format!("write shard {} blocks {first}+{}", key.2, blocks(buffer))
+        }
+        DiskWork::Sync(key, covered) => format!("sync shard {}, {} blocks", key.2, covered.len()),
+        DiskWork::SyncDirectory(lane, _) => format!("sync the directory of lane {}", lane.0),
+        DiskWork::Other(DiskRequest::AppendRegisters { entries }) => {
+            format!("append {} registers", entries.len())
+        }
+        DiskWork::Other(other) => format!("{other:?}"),
+    }
 }
 
 /// The activity log or the saved maps of a lane are replaced, whole.

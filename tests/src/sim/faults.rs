@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use brick_client::replica::State;
-use brick_wire::record::EpochRecord;
-use brick_wire::{BrickIndex, BrickSet, CoreIndex};
+use brick_wire::{BrickIndex, CoreIndex};
 use brickd::engine::Event;
 
 use super::agenda::Happening;
-use super::checker::{Cell, Checker};
+use super::config::Moment;
 use super::world::World;
 
 impl World {
@@ -24,56 +22,130 @@ impl World {
 
     /// One more fault, and the time of the next.
     pub(super) fn fault(&mut self) {
-        if !self.faulty {
+        if !self.faulty || self.faults_left == 0 {
             return;
         }
+        self.faults_left -= 1;
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;
-        let weights = [
-            faults.kill,
-            faults.power_loss,
-            faults.restart,
-            faults.reset,
-            faults.partition,
-            faults.slow_disk,
-            faults.full_disk,
-            faults.pause_client,
-            faults.kill_client,
+        let kinds: [(u32, fn(&mut World)); 13] = [
+            (faults.kill, |world| {
+                let brick = world.any_brick();
+                world.fail_brick(brick, false);
+            }),
+            (faults.power_loss, |world| {
+                let brick = world.any_brick();
+                world.fail_brick(brick, true);
+            }),
+            (faults.kill_all, |world| world.fail_all(false)),
+            (faults.power_cut, |world| world.fail_all(true)),
+            (faults.restore, |world| {
+                let brick = world.any_brick();
+                world.restore_brick(brick);
+            }),
+            (faults.restart, |world| {
+                let brick = world.any_brick();
+                world.stop_brick(brick);
+            }),
+            (faults.reset, World::break_connection),
+            (faults.partition, World::partition),
+            (faults.isolate, World::isolate),
+            (faults.slow_disk, |world| {
+                let brick = world.any_brick();
+                world.slow_disk(brick);
+            }),
+            (faults.full_disk, World::fill_disk),
+            (faults.pause_client, |world| {
+                let client = world.any_client();
+                world.pause_client(client);
+            }),
+            (faults.kill_client, |world| {
+                let client = world.any_client();
+                world.kill_client(client);
+            }),
         ];
-        let sum: u32 = weights.iter().sum();
+        let sum: u32 = kinds.iter().map(|(weight, _)| weight).sum();
         if sum == 0 {
             return;
         }
         let mut draw = self.random.below(u64::from(sum)) as u32;
-        let mut kind = 0;
-        while draw >= weights[kind] {
-            draw -= weights[kind];
-            kind += 1;
-        }
-        let brick = BrickIndex(self.random.index(self.bricks.len()) as u8);
-        let client = self.random.index(self.clients.len());
-        match kind {
-            0 => self.fail_brick(brick, false),
-            1 => self.fail_brick(brick, true),
-            2 => self.stop_brick(brick),
-            3 => self.break_connection(),
-            4 => self.partition(),
-            5 => self.slow_disk(brick),
-            6 => self.fill_disk(),
-            7 => self.pause_client(client),
-            _ => self.kill_client(client),
+        for (weight, fault) in kinds {
+            if draw < weight {
+                return fault(self);
+            }
+            draw -= weight;
         }
     }
 
-    fn downtime(&mut self) -> Duration {
+    fn any_brick(&mut self) -> BrickIndex {
+        BrickIndex(self.random.index(self.bricks.len()) as u8)
+    }
+
+    fn any_client(&mut self) -> usize {
+        self.random.index(self.clients.len())
+    }
+
+    /// A moment at which a failure hurts most: something may break right now, or as soon as a few more
+    /// messages have passed. Blind chance hits these moments once in thousands of seeds.
+    pub(super) fn tempt(&mut self, brick: BrickIndex, moment: Moment) {
+        let chance = self.config.faults.ambush[moment as usize];
+        if chance > 0.0 && self.faulty && self.faults_left > 0 && self.random.chance(chance) {
+            self.faults_left -= 1;
+            let delay = if self.random.chance(0.5) {
+                Duration::from_nanos(1)
+            } else {
+                self.random.around(self.config.disk_latency.max(self.config.network.latency))
+            };
+            self.log.line(
+                self.agenda.now(),
+                format_args!("brick {}", brick.0),
+                format_args!("{moment:?}: something breaks in {delay:?}"),
+            );
+            self.agenda.after(delay, Happening::Ambush(brick));
+        }
+    }
+
+    /// Something breaks at or around a brick that was doing something delicate: by kinds that this seed has.
+    pub(super) fn ambush(&mut self, brick: BrickIndex) {
+        if !self.faulty {
+            return;
+        }
+        let victim = if self.random.chance(0.6) { brick } else { self.any_brick() };
+        let faults = self.config.faults;
+        let kinds: [(u32, fn(&mut World, BrickIndex)); 7] = [
+            (faults.kill, |world, brick| world.fail_brick(brick, false)),
+            (faults.power_loss, |world, brick| world.fail_brick(brick, true)),
+            (faults.kill_all, |world, _| world.fail_all(false)),
+            (faults.power_cut, |world, _| world.fail_all(true)),
+            (faults.isolate, |world, brick| world.isolate_host(usize::from(brick.0))),
+            (faults.kill_client, |world, _| {
+                let client = world.any_client();
+                world.kill_client(client);
+            }),
+            (faults.reset, |world, _| world.break_connection()),
+        ];
+        let sum: u32 = kinds.iter().map(|(weight, _)| weight).sum();
+        if sum == 0 {
+            return;
+        }
+        let mut draw = self.random.below(u64::from(sum)) as u32;
+        for (weight, fault) in kinds {
+            if draw < weight {
+                return fault(self, victim);
+            }
+            draw -= weight;
+        }
+    }
+
+    pub(super) fn downtime(&mut self) -> Duration {
         let mean = self.random.pick(&[1, 20, 200, 1500]);
         self.random.around(Duration::from_millis(mean))
     }
 
     fn fail_brick(&mut self, brick: BrickIndex, power: bool) {
         let is_down = self.brick(brick).process.is_none();
-        if is_down && (!power || !self.brick(brick).powered) {
+        if (is_down && (!power || !self.brick(brick).powered)) || !self.may_restart(brick) {
             return;
         }
         if power {
@@ -87,6 +159,15 @@ impl World {
         }
     }
 
+    /// Every brick fails at one instant: a whole rack loses its power, or the same mistake kills every
+    /// process. They are back one by one. What only completed may be gone after a power cut (rule I7); what
+    /// was flushed may not, nor may anything after the kill.
+    fn fail_all(&mut self, power: bool) {
+        for index in 0..self.bricks.len() {
+            self.fail_brick(BrickIndex(index as u8), power);
+        }
+    }
+
     /// The process of a brick dies; its disk, volatile cache included, is as it was.
     pub fn kill_brick(&mut self, brick: BrickIndex) {
         self.note_brick(brick, format_args!("is killed"));
@@ -95,13 +176,14 @@ impl World {
 
     /// The host of a brick loses power.
     pub fn lose_power(&mut self, brick: BrickIndex) {
-        let cells = self.cells_at_risk(brick);
-        self.note_brick(brick, format_args!("loses power; {} halves may be undone", cells.len()));
         let now = self.agenda.now();
         self.brick(brick).powered = false;
         if self.brick(brick).process.is_some() {
             self.end_process(brick);
         }
+        // After the end: an accept that was under way may have made it to the disk.
+        let cells = self.cells_at_risk(brick);
+        self.note_brick(brick, format_args!("loses power; {} halves may be undone", cells.len()));
         let state = &mut self.bricks[usize::from(brick.0)];
         state.boots += 1;
         state.booted_at = now;
@@ -110,51 +192,9 @@ impl World {
         self.checker.revert(now, &cells);
     }
 
-    /// The halves whose completed writes the rules allow this loss of power to undo (I7, I12): those that no
-    /// other brick of S has on the boot that the record names.
-    fn cells_at_risk(&self, brick: BrickIndex) -> Vec<Cell> {
-        let others = self.witnesses(brick);
-        let mut cells = Vec::new();
-        for (cell, history) in self.checker.cells() {
-            let (shard, block, half) = *cell;
-            let file = self.file(shard);
-            let kept = others.iter().any(|other| {
-                let content = self.bricks[usize::from(other.0)].disk.read(file, block);
-                Checker::has_certain(history, half, content)
-            });
-            if !kept && !history.is_settled() {
-                cells.push(*cell);
-            }
-        }
-        cells
-    }
-
-    /// The other bricks of S that keep completed writes alive. While an S is proposed, both count; while
-    /// a holder lives, a brick that it has lost sight of counts no more, as it is about to leave S.
-    fn witnesses(&self, brick: BrickIndex) -> BrickSet {
-        let records = self.records();
-        let running = |(record, _): &(EpochRecord, BrickSet)| -> BrickSet {
-            let named = |index: &BrickIndex| {
-                let boot = self.bricks[usize::from(index.0)].incarnation().boot;
-                record.members[usize::from(index.0)].incarnation.boot == boot
-            };
-            record.in_sync.iter().filter(named).collect()
-        };
-        let both = |set: BrickSet, other: BrickSet| set.intersection(other);
-        let mut witnesses = records.iter().map(running).reduce(both).unwrap_or_default().without(brick);
-        let holder = records.first().and_then(|(record, _)| self.sessions.get(&record.holder));
-        if let Some(session) = holder {
-            let report = session.group.report();
-            if report.state != State::Fenced {
-                witnesses = witnesses.intersection(report.connected);
-            }
-        }
-        witnesses
-    }
-
     /// A brick is stopped in order; it starts again later.
     pub(super) fn stop_brick(&mut self, brick: BrickIndex) {
-        if self.shut_down(brick) {
+        if self.may_restart(brick) && self.shut_down(brick) {
             let downtime = self.downtime() + Duration::from_millis(50);
             self.agenda.after(downtime, Happening::Start(brick));
         }
@@ -199,6 +239,29 @@ impl World {
         }
     }
 
+    fn isolate(&mut self) {
+        let host = self.random.index(self.network.host_count());
+        self.isolate_host(host);
+    }
+
+    /// A host reaches nobody, or nobody reaches it, or both. Nothing is lost, so nothing is allowed that
+    /// wasn't before: who is cut off may complete nothing that needs the others.
+    fn isolate_host(&mut self, host: usize) {
+        let (outward, inward) = self.random.pick(&[(true, true), (true, false), (false, true)]);
+        let time = self.downtime();
+        let now = self.agenda.now();
+        let what = format_args!("host {host} is cut off for {time:?}: outward {outward}, inward {inward}");
+        self.log.line(now, format_args!("network"), what);
+        for other in (0..self.network.host_count()).filter(|other| *other != host) {
+            for (from, to, cut) in [(host, other, outward), (other, host, inward)] {
+                if cut {
+                    self.network.set_blocked(from, to, true);
+                    self.agenda.after(time, Happening::Reunite(from, to));
+                }
+            }
+        }
+    }
+
     fn slow_disk(&mut self, brick: BrickIndex) {
         let slowness = self.random.pick(&[10, 100, 2000]);
         self.note_brick(brick, format_args!("has a disk {slowness} times slower"));
@@ -225,7 +288,9 @@ impl World {
         if self.clients[client].paused {
             return;
         }
-        let time = self.random.around(self.config.lease);
+        // A quarter of them to twice the lease: it must not matter whether it has run out meanwhile.
+        let lease = self.config.lease.as_nanos() as u64;
+        let time = Duration::from_nanos(self.random.within(lease / 4..=lease * 2));
         let now = self.agenda.now();
         self.log.line(now, format_args!("client {client}"), format_args!("stands still for {time:?}"));
         self.clients[client].paused = true;
@@ -279,7 +344,8 @@ impl World {
             // What an operator does about a brick whose register log failed, and about one that hangs.
             let process = self.brick(brick).process.as_ref();
             let stopping = process.is_some_and(|process| process.stopping);
-            if stopping || (process.is_some() && self.brick(brick).vote_lost) {
+            let vote_lost = process.is_some() && self.brick(brick).vote_lost;
+            if (stopping || vote_lost) && self.may_restart(brick) {
                 self.kill_brick(brick);
             }
             self.start_brick(brick);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserRequest};
-use brick_wire::{BlockRange, BrickIndex, SessionId};
+use brick_wire::{BrickIndex, SessionId};
 
 use super::agenda::Happening;
 use super::checker::What;
@@ -15,6 +15,8 @@ use super::world::World;
 
 /// Longest time for each step.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// Time for a brick that was just connected to learn the record.
+const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How long the holder that kept an opener out may still do so.
 pub fn lease_left(error: &GroupError) -> Duration {
@@ -35,15 +37,21 @@ impl World {
             world.sessions[&id].group.report().state == State::Healthy
         })?;
         // The arbiter has nothing to heal, but may still hang on an operation of a slow disk.
-        self.run_for(Duration::from_secs(3));
-        let blocks = self.checker.blocks();
-        let reads = blocks.iter().map(|(shard, block)| What::Read(*shard, BlockRange::new(*block, 1)));
+        let busy_until = self.disks_busy_until;
+        self.until("every brick is connected", |world| {
+            let connected = world.sessions[&id].group.report().connected;
+            world.now() >= busy_until && connected.count() == world.bricks.len()
+        })?;
+        self.run_for(CATCH_UP);
+        let runs = self.checker.runs();
+        // Outstanding together, these go to one copy each.
+        let copies = self.data_bricks().count();
+        let reads = runs.iter().flat_map(|(shard, blocks)| vec![What::Read(*shard, *blocks); copies]);
         self.ask_all(id, reads.collect())?;
         let mut writes = Vec::new();
-        for (shard, block) in &blocks {
-            let tag = self.new_tag(1);
-            let blocks = BlockRange::new(*block, 1);
-            writes.push(What::Write { shard: *shard, blocks, half: None, tag, fua: false });
+        for (shard, blocks) in runs {
+            let tag = self.new_tag(blocks.count);
+            writes.push(What::Write { shard, blocks, half: None, tag, fua: false });
         }
         self.ask_all(id, writes)?;
         self.ask_all(id, vec![What::Flush])?;

@@ -252,6 +252,7 @@ impl World {
             Caller::Session { session, .. } => {
                 self.with_session(session, |world, session| world.wire_connected(session, brick, key));
             }
+            Caller::Operator => self.visit_begins(key, brick),
             Caller::Brick { brick: dialer, life, id, .. } => {
                 if !self.dial_ended(dialer, life, id, true) {
                     self.network.close(&mut self.agenda, &mut self.random, key, Side::Caller);
@@ -271,6 +272,7 @@ impl World {
                     world.link_lost(session, brick, "it can't be connected to");
                 }
             }),
+            Caller::Operator => self.visit_fails(key),
             Caller::Brick { brick: dialer, life, id, .. } => {
                 self.dial_ended(dialer, life, id, false);
             }
@@ -291,6 +293,7 @@ impl World {
                     world.link_packet(session, brick, key, packet);
                 });
             }
+            (Side::Caller, Caller::Operator) => self.visit_goes_on(key, packet),
             (Side::Caller, Caller::Brick { brick: dialer, life, id, .. }) => {
                 if self.brick(dialer).process_of(life).is_some() {
                     self.brick_packet(dialer, id, packet);

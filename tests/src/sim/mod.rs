@@ -22,7 +22,9 @@ pub mod finale;
 pub mod history;
 pub mod link;
 pub mod log;
+mod losses;
 pub mod network;
+pub mod operator;
 pub mod random;
 pub mod scenario;
 pub mod session;
@@ -31,7 +33,7 @@ pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use config::{Config, Switches};
+use config::{Config, Length, Switches};
 use log::{Log, Recording};
 use random::Random;
 use world::World;
@@ -39,8 +41,8 @@ use world::World;
 /// How to run a seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Requests that the users make.
-    pub requests: u32,
+    /// How much the users do.
+    pub length: Length,
     /// What becomes of the log.
     pub recording: Recording,
     /// Faults that wait for a feature.
@@ -49,7 +51,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { requests: 120, recording: Recording::Hash, switches: Switches::default() }
+        Options { length: Length::Mixed, recording: Recording::Hash, switches: Switches::default() }
     }
 }
 
@@ -81,7 +83,7 @@ pub fn run(seed: u64, options: Options) -> Summary {
 
 fn run_world(seed: u64, options: Options) -> Summary {
     let mut random = Random::new(seed);
-    let config = Config::draw(&mut random, options.requests, options.switches);
+    let config = Config::draw(&mut random, options.length, options.switches);
     if options.recording == Recording::Print {
         println!("{config:#?}");
     }

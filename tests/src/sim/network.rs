@@ -50,6 +50,8 @@ pub enum Caller {
         /// The core asked for.
         core: CoreIndex,
     },
+    /// The operator.
+    Operator,
     /// A brick that pulls.
     Brick {
         /// Which.
@@ -127,7 +129,8 @@ pub struct Network {
 impl Network {
     /// A network of `bricks` and `clients` hosts that all reach each other.
     pub fn new(config: NetworkConfig, bricks: usize, clients: usize) -> Network {
-        let hosts = bricks + clients;
+        // The last one is the operator's.
+        let hosts = bricks + clients + 1;
         Network {
             config,
             bricks,
@@ -290,9 +293,9 @@ impl Network {
         self.bricks + client
     }
 
-    /// Number of hosts.
+    /// Number of hosts, without the operator's.
     pub fn host_count(&self) -> usize {
-        self.frozen.len()
+        self.frozen.len() - 1
     }
 
     /// Delivers what waited for a road that is open again.
@@ -324,6 +327,7 @@ impl Network {
         let caller = match connection.caller {
             Caller::Session { client, .. } => self.bricks + client,
             Caller::Brick { brick, .. } => usize::from(brick.0),
+            Caller::Operator => self.host_count(),
         };
         (caller, usize::from(connection.brick.0))
     }

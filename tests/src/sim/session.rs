@@ -57,6 +57,8 @@ pub struct Session {
     pub requests: u64,
     /// It opens to heal.
     pub heals: bool,
+    /// Its user waits for an answer before the next request.
+    pub(super) waits: bool,
     timer: Option<Timestamp>,
 }
 
@@ -107,9 +109,10 @@ impl World {
             answers: None,
             requests: 0,
             heals: purpose == Purpose::Heal,
+            waits: false,
             timer: None,
         };
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Box::new(session));
         self.clients[client].session = Some(id);
         for index in 0..self.bricks.len() {
             self.agenda.after(Duration::ZERO, Happening::Relink(id, BrickIndex(index as u8), 0));
@@ -223,6 +226,10 @@ impl World {
         if let Some(answers) = &mut session.answers {
             answers.insert(request, result);
         }
+        if std::mem::take(&mut session.waits) {
+            let pause = self.random.around(self.config.workload.think);
+            self.agenda.after(pause, Happening::Work(session.id));
+        }
     }
 
     /// What completed is where the rules want it: written to every brick of S (I3), durable there (I7).
@@ -262,9 +269,12 @@ impl World {
     /// A session that is over makes room for the next.
     pub(super) fn bury_ended(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else { return };
+        if session.answers.is_some() {
+            return;
+        }
         let fatal = session.opened.as_ref().is_some_and(Result::is_ok)
-            && session.group.report().state == brick_client::replica::State::Fenced;
-        if session.answers.is_none() && (session.is_over() || fatal) {
+            && session.group.ended().is_some_and(|error| *error != GroupError::Closed);
+        if session.is_over() || fatal {
             let client = session.client;
             let held = match &session.opened {
                 Some(Err(error)) => lease_left(error),

@@ -48,11 +48,14 @@ impl World {
             }
             return;
         }
-        if (session.asked.len() as u32) < workload.depth {
-            self.requests_left -= 1;
-            let what = self.draw_request();
-            self.ask(session, what);
+        if session.asked.len() as u32 >= workload.depth {
+            // An answer wakes it: to look again and again would be most of what happens in a slow world.
+            session.waits = true;
+            return;
         }
+        self.requests_left -= 1;
+        let what = self.draw_request();
+        self.ask(session, what);
         let pause = self.random.around(workload.think);
         self.agenda.after(pause, Happening::Work(session.id));
     }

@@ -1,6 +1,6 @@
 //! The whole cluster in one thread: everything there is, and what each happening does to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use brick_wire::cursor::Body;
@@ -19,7 +19,8 @@ use super::checker::Checker;
 use super::config::Config;
 use super::disk::FileKey;
 use super::log::{Log, Recording};
-use super::network::Network;
+use super::network::{ConnectionKey, Network};
+use super::operator::Visit;
 use super::random::Random;
 use super::session::{Client, Session};
 
@@ -56,28 +57,44 @@ pub struct World {
     /// The hosts of sessions.
     pub clients: Vec<Client>,
     /// Sessions that live.
-    pub sessions: BTreeMap<SessionId, Session>,
+    pub sessions: BTreeMap<SessionId, Box<Session>>,
     /// What the users saw.
     pub checker: Checker,
     /// Faults happen.
     pub faulty: bool,
     /// Requests still to be made in this phase.
     pub requests_left: u32,
+    /// Faults that the scheduler may still make.
+    pub(super) faults_left: u32,
+    /// When every disk operation that was started so far has ended.
+    pub(super) disks_busy_until: Timestamp,
+    /// The records that any brick has accepted.
+    pub(super) records_seen: BTreeSet<Epoch>,
+    /// What the operator still has to say, by connection.
+    pub(super) visits: BTreeMap<ConnectionKey, Visit>,
     /// Happenings so far.
     pub events: u64,
     pub(super) next_session: u64,
     pub(super) next_tag: u64,
+    /// An engine's actions while they are done: kept for its memory.
+    pub(super) actions: Vec<brickd::engine::Action>,
 }
 
 impl World {
     /// A cluster whose bricks run and whose image exists, closed.
     pub fn new(config: Config, random: Random, recording: Recording) -> World {
         let roles = config.roles.iter().enumerate().zip(pools(config.roles.len()));
-        let bricks: Vec<Brick> = roles.map(|((index, role), pool)| Brick::new(index, *role, pool)).collect();
+        let brick = |((index, role), pool): ((usize, &Role), _)| Brick::new(index, *role, config.lanes, pool);
+        let bricks: Vec<Brick> = roles.map(brick).collect();
         let mut world = World {
             network: Network::new(config.network, bricks.len(), config.clients),
             clients: (0..config.clients).map(|_| Client::default()).collect(),
             requests_left: config.workload.requests,
+            faults_left: config.faults.count_max,
+            disks_busy_until: Timestamp::ZERO,
+            records_seen: BTreeSet::new(),
+            visits: BTreeMap::new(),
+            actions: Vec::new(),
             config,
             random,
             agenda: Agenda::default(),
@@ -156,7 +173,7 @@ impl World {
         records.split_off(&from).into_values().collect()
     }
 
-    fn is_quorum(&self, bricks: BrickSet) -> bool {
+    pub(super) fn is_quorum(&self, bricks: BrickSet) -> bool {
         match self.config.quorum {
             brick_client::replica::Quorum::Majority => bricks.count() * 2 > self.bricks.len(),
             brick_client::replica::Quorum::First => bricks.contains(BrickIndex(0)),
@@ -216,6 +233,8 @@ impl World {
             Happening::Open(client) => self.open_next(client),
             Happening::Resume(client) => self.resume(client),
             Happening::Fault => self.fault(),
+            Happening::Ambush(brick) => self.ambush(brick),
+            Happening::Inspect => self.inspect(),
             Happening::Reunite(from, to) => {
                 self.network.set_blocked(from, to, false);
                 self.network.release(&mut self.agenda);

@@ -1,0 +1,178 @@
+//! The operator: gives a brick that was restored from an older copy its registers back (rule R2).
+//!
+//! Such a brick has forgotten promises. The others' record knows more starts of it than it counts itself, so
+//! the first session that looks declares it blank; then the operator teaches it what a quorum without it
+//! holds, and restarts it until it counts more starts than anybody has seen.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::handshake::{Hello, PeerKind};
+use brick_wire::limits::PROTOCOL_VERSION;
+use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
+use brick_wire::{
+    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, SessionId, Status,
+};
+use bytes::Bytes;
+
+use super::agenda::Happening;
+use super::brick::brick_uuid;
+use super::network::{Caller, ConnectionKey, Packet, Side};
+use super::world::{VOLUME, World};
+
+/// How often the operator looks.
+const INSPECTION_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection of the operator, and what is left to be said on it.
+#[derive(Debug)]
+pub struct Visit {
+    brick: BrickIndex,
+    frames: VecDeque<Frame>,
+}
+
+impl World {
+    /// A brick is replaced by the copy of itself that was made before an earlier start, together with its
+    /// machine. What a copy forgets is only bearable where the rules can see it, so: never a brick of S
+    /// (its flushed blocks would be gone), never beside a second one, never where the others are no quorum
+    /// without it, and only if each of them knows a later start of it than the copy will count.
+    pub(super) fn restore_brick(&mut self, brick: BrickIndex) {
+        let Some((disk, starts)) = self.brick(brick).older.clone() else { return };
+        let others = self.all_bricks().without(brick);
+        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
+        let another = self.bricks.iter().any(|state| state.restored);
+        if in_sync || another || !self.is_quorum(others) {
+            return;
+        }
+        if others.iter().any(|other| self.starts_known(other, brick) <= starts) {
+            return;
+        }
+        let was_running = self.brick(brick).process.is_some();
+        if self.brick(brick).powered {
+            self.lose_power(brick);
+        }
+        self.note_brick(brick, format_args!("is restored from a copy made before start {}", starts + 1));
+        let state = self.brick(brick);
+        (state.disk, state.starts, state.restored) = (disk, starts, true);
+        if was_running {
+            let downtime = self.downtime();
+            self.agenda.after(downtime, Happening::Start(brick));
+        }
+        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+    }
+
+    /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
+    /// as the record knows before any session has looked can't be told from a brick that only went on; no
+    /// rule covers that, and so the faults stay clear of it.
+    pub(super) fn may_restart(&mut self, brick: BrickIndex) -> bool {
+        let others = self.all_bricks().without(brick);
+        let known = others.iter().map(|other| self.starts_known(other, brick)).min();
+        let state = self.brick(brick);
+        !state.restored || state.disk.blank || known.is_some_and(|known| state.starts < known)
+    }
+
+    /// The starts of `brick` that the record of `other` knows.
+    fn starts_known(&self, other: BrickIndex, brick: BrickIndex) -> u64 {
+        let record = self.record_of(other);
+        record.map_or(0, |record| record.members[usize::from(brick.0)].incarnation.start.0)
+    }
+
+    fn all_bricks(&self) -> BrickSet {
+        self.bricks.iter().map(|brick| brick.index).collect()
+    }
+
+    /// The operator looks after the brick that was restored.
+    pub(super) fn inspect(&mut self) {
+        let Some(brick) = self.bricks.iter().find(|brick| brick.restored).map(|brick| brick.index) else {
+            return;
+        };
+        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+        let visited = self.visits.values().any(|visit| visit.brick == brick);
+        let state = &self.bricks[usize::from(brick.0)];
+        if state.process.is_none() || !state.disk.blank || visited {
+            return;
+        }
+        let Some(registers) = self.registers_without(brick) else { return };
+        let mut frames: VecDeque<Frame> = VecDeque::new();
+        for (key, state) in registers {
+            let entry = RegisterEntry { key, state };
+            let header = Header::request(Opcode::RegisterLearn, RequestId(0));
+            frames.push_back(Frame::new(header, entry.to_bytes(), Bytes::new()));
+        }
+        let header = Header::request(Opcode::BlankClear, RequestId(0));
+        frames.push_back(Frame::new(header, Vec::new(), Bytes::new()));
+        let key = self.network.connect(&mut self.agenda, &mut self.random, Caller::Operator, brick);
+        self.visits.insert(key, Visit { brick, frames });
+    }
+
+    /// The highest promise and the last accepted value of every register of a quorum without `brick`, if
+    /// one runs.
+    fn registers_without(&self, brick: BrickIndex) -> Option<BTreeMap<RegisterKey, RegisterState>> {
+        let voters = self.bricks.iter().filter(|state| {
+            state.index != brick && state.process.is_some() && !state.disk.blank && !state.vote_lost
+        });
+        let voters: Vec<_> = voters.collect();
+        if !self.is_quorum(voters.iter().map(|state| state.index).collect()) {
+            return None;
+        }
+        let mut registers: BTreeMap<RegisterKey, RegisterState> = BTreeMap::new();
+        for RegisterEntry { key, state } in voters.iter().flat_map(|voter| voter.disk.registers()) {
+            let known = registers.entry(key).or_default();
+            known.promised = known.promised.max(state.promised);
+            if state.accepted > known.accepted {
+                (known.accepted, known.value) = (state.accepted, state.value);
+            }
+        }
+        Some(registers)
+    }
+
+    /// The operator's connection is there: say hello.
+    pub(super) fn visit_begins(&mut self, key: ConnectionKey, brick: BrickIndex) {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let hello = Hello {
+            versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            features: 0,
+            kind: PeerKind::Operator,
+            core: CoreIndex(0),
+            volume: VOLUME,
+            brick: brick_uuid(usize::from(brick.0)),
+            session,
+            generation: ConnectionGeneration(1),
+            name: String::new(),
+        };
+        let header = Header::request(Opcode::Hello, RequestId(0));
+        let frame = Frame::new(header, hello.to_bytes(), Bytes::new());
+        self.network.send(&mut self.agenda, &mut self.random, key, Side::Caller, frame);
+    }
+
+    /// An answer to the operator: the next request, or the end.
+    pub(super) fn visit_goes_on(&mut self, key: ConnectionKey, packet: Packet) {
+        let Some(visit) = self.visits.get_mut(&key) else { return };
+        let brick = visit.brick;
+        let good = matches!(&packet, Packet::Frame(frame) if frame.header.status == Status::Ok);
+        if good && let Some(frame) = visit.frames.pop_front() {
+            self.network.send(&mut self.agenda, &mut self.random, key, Side::Caller, frame);
+            return;
+        }
+        self.visits.remove(&key);
+        self.network.close(&mut self.agenda, &mut self.random, key, Side::Caller);
+        if !good {
+            return;
+        }
+        self.note_brick(brick, format_args!("has its registers back"));
+        let others = self.all_bricks().without(brick);
+        let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
+        self.brick(brick).restored = false;
+        while self.brick(brick).starts <= known {
+            self.kill_brick(brick);
+            self.start_brick(brick);
+        }
+    }
+
+    /// The operator's connection never came about.
+    pub(super) fn visit_fails(&mut self, key: ConnectionKey) {
+        self.visits.remove(&key);
+    }
+}
