@@ -41,9 +41,6 @@ struct Arguments {
     /// Stop after this many failures
     #[arg(long, default_value_t = 10)]
     failures: usize,
-    /// Let syncs fail, spoiling what they cover
-    #[arg(long)]
-    sync_errors: bool,
     /// Let a killed brick start again without syncing what it had written
     #[arg(long)]
     unsynced_start: bool,
@@ -52,7 +49,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let recording = if arguments.log { Recording::Print } else { Recording::Hash };
-    let switches = Switches { sync_errors: arguments.sync_errors, unsynced_start: arguments.unsynced_start };
+    let switches = Switches { unsynced_start: arguments.unsynced_start };
     let length = match (arguments.steps, arguments.short) {
         (Some(requests), _) => Length::Requests(requests),
         (None, true) => Length::Short,
@@ -131,9 +128,6 @@ impl Totals {
         }
         if arguments.short {
             replay += " --short";
-        }
-        if arguments.sync_errors {
-            replay += " --sync-errors";
         }
         if arguments.unsynced_start {
             replay += " --unsynced-start";

@@ -209,7 +209,8 @@ impl Brick {
     /// are as old as it is.
     pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool) {
         if self.disk.blank && !blank {
-            let nothing_known = SavedDirty { image: IMAGE, exact: false, shards: Vec::new() };
+            let nothing_known =
+                SavedDirty { image: IMAGE, exact: false, unsynced: false, shards: Vec::new() };
             for lane in 0..self.lanes {
                 self.disk.saved.insert(LaneIndex(lane), vec![nothing_known.clone()]);
             }

@@ -173,9 +173,6 @@ pub struct Config {
 /// Faults whose recovery needs a feature that isn't built yet; see the fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Switches {
-    /// Failing syncs that spoil what they covered, together with everything else. A brick that is killed
-    /// after one forgets which blocks have to be rewritten (rule I7).
-    pub sync_errors: bool,
     /// An unclean start leaves in the volatile cache what its predecessor wrote there. No engine knows of
     /// it then, so no flush covers it: the store has to sync its file system before such a start serves.
     pub unsynced_start: bool,
@@ -211,7 +208,7 @@ impl Config {
             disk_latency,
             network: NetworkConfig { latency, spike: random.pick(&[0.0, 0.0, 0.002, 0.02]) },
             codec: random.chance(0.25),
-            faults: draw_faults(random, short, switches),
+            faults: draw_faults(random, short),
             workload: draw_workload(random, requests),
             fault_time: Duration::from_secs(if short { 5 } else { 30 }),
         }
@@ -266,7 +263,7 @@ fn draw_shape(random: &mut Random) -> (Vec<Role>, Quorum) {
     }
 }
 
-fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
+fn draw_faults(random: &mut Random, short: bool) -> Faults {
     let mut weight = |choices: &[u32]| random.pick(choices);
     let pause_ms = if short { weight(&[2, 15, 60, 250]) } else { weight(&[15, 60, 250, 1000]) };
     let mut faults = Faults {
@@ -300,9 +297,6 @@ fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
     faults.sync_error = chance(&[0.0, 0.0, 0.0, 0.03]);
     faults.append_error = chance(&[0.0, 0.0, 0.0, 0.0, 0.002]);
     faults.bit_flip = chance(&[0.0, 0.0, 0.0, 0.01]);
-    if !switches.sync_errors {
-        faults.sync_error = 0.0;
-    }
     faults
 }
 
