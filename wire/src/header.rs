@@ -166,7 +166,10 @@ impl Flags {
     pub const FORCE: Flags = Flags(1 << 4);
     /// The map or list read is exact: the brick lost none of it (replies to `DirtyRead`, `ImageStatus`).
     pub const EXACT: Flags = Flags(1 << 5);
-    const KNOWN: u16 = (1 << 6) - 1;
+    /// The dirty blocks of this map have to be written again, whatever they hold: a sync of them failed in an
+    /// earlier life of the brick (replies to `DirtyRead`; rule I7).
+    pub const REWRITE: Flags = Flags(1 << 6);
+    const KNOWN: u16 = (1 << 7) - 1;
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Flags) -> bool {

@@ -65,7 +65,8 @@ impl Engine {
             page.shards.push((shard, blocks));
         }
         let reply = Reply::body(page.to_bytes());
-        Ok(Some(reply.with_flags(more).with_flags(self.exact_flag(image))))
+        let rewrite = if self.syncs.is_failed(image) { Flags::REWRITE } else { Flags::NONE };
+        Ok(Some(reply.with_flags(more).with_flags(self.exact_flag(image)).with_flags(rewrite)))
     }
 
     /// `ShardList`: a page of the shards that exist.

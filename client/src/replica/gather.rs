@@ -195,7 +195,7 @@ impl Group {
                 last = Some(shard);
             }
         } else {
-            if brick == target && !needs_own {
+            if brick == target && !needs_own && !reply.header.flags.contains(Flags::REWRITE) {
                 // After a crash it would list whole shards.
                 return self.progress_gather(target);
             }
