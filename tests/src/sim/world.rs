@@ -210,7 +210,10 @@ impl World {
     /// Runs for a while.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now() + time;
-        while self.now() < end && self.step() {}
+        while self.agenda.next_at().is_some_and(|at| at < end) && self.step() {}
+        if self.checker.complaint.is_none() && self.agenda.next_at().is_none_or(|at| at >= end) {
+            self.agenda.advance(end);
+        }
     }
 
     fn happen(&mut self, what: Happening) {
