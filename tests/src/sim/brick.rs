@@ -14,7 +14,8 @@ use brick_wire::{
 };
 use brickd::buffer::Pool;
 use brickd::engine::{
-    ConnectionId, CoreMessage, Engine, EngineConfig, Membership, OperationId, PULL_POOL_BYTES, Peer, SavedDirty,
+    ConnectionId, CoreMessage, Engine, EngineConfig, Membership, OperationId, PULL_POOL_BYTES, Peer,
+    SavedDirty,
 };
 
 use super::agenda::Life;

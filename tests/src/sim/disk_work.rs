@@ -250,7 +250,9 @@ fn describe(work: &DiskWork) -> String {
     let blocks = |buffer: &Buffer| buffer.len() / BLOCK_SIZE;
     match work {
         DiskWork::Open(slot, key, _, create) => format!("open shard {} in {slot}, create {create}", key.2),
-        DiskWork::Read(key, first, buffer) => format!("read shard {} blocks {first}+{}", key.2, blocks(buffer)),
+        DiskWork::Read(key, first, buffer) => {
+            format!("read shard {} blocks {first}+{}", key.2, blocks(buffer))
+        }
         DiskWork::Write(key, first, buffer) => {
             format!("write shard {} blocks {first}+{}", key.2, blocks(buffer))
         }
