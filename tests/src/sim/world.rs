@@ -228,7 +228,9 @@ impl World {
                 self.disk_done(brick, life, core, operation);
             }
             Happening::EngineTimer(brick, life, core) => self.engine_timer(brick, life, core),
-            Happening::Start(brick) => self.start_brick(brick),
+            // Whoever was down when the faults ended was started then; nobody starts what the finale stops.
+            Happening::Start(brick) if self.faulty => self.start_brick(brick),
+            Happening::Start(_) => {}
             Happening::GroupTimer(session)
             | Happening::Relink(session, ..)
             | Happening::LinkTimeout(session, ..)
