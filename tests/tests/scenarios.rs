@@ -329,3 +329,122 @@ fn a_copy_in_use_is_not_declared_good() {
     scenario.pause(3000);
     scenario.end(id);
 }
+
+/// epoch: the last copy loses power between the promise and the accept of the change that leaves it alone in
+/// S, and the accept reaches the arbiter only later. It may have been decided, so the next session has to
+/// serve from that copy, unflushed writes or not; what was flushed is there, and nobody reads two ways.
+#[test]
+fn epoch_accepted_after_its_last_copy_lost_power() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let mut scenario = Scenario::seeded(&ARBITERED, seed);
+        let id = scenario.open();
+        let flushed = scenario.write(id, 0, 0);
+        scenario.try_flush(id).unwrap();
+        let completed = scenario.write(id, 0, 0);
+        let before = scenario.votes(2).0;
+        scenario.kill(1);
+        scenario.begin_write(id, 0, 1);
+        scenario.until("both have promised", |world| {
+            let promised = |brick: usize| {
+                let key = brick_wire::register::RegisterKey::Epoch(brick_tests::sim::world::IMAGE);
+                world.bricks[brick].disk.register(&key).expect("written").promised.counter
+            };
+            promised(0) > before && promised(2) > before
+        });
+        scenario.block_requests(0, 0, true);
+        scenario.block_requests(0, 2, true);
+        scenario.pause(5);
+        scenario.lose_power(0);
+        scenario.world.drop_session(id, true);
+        scenario.block_requests(0, 2, false);
+        scenario.pause(5);
+        assert_eq!(scenario.votes(2).1, before + 1, "the accept arrived");
+        scenario.start(0);
+        scenario.start(1);
+        scenario.pause(3000);
+        let id = scenario.world.open_until_served(1).unwrap();
+        let tag = scenario.read(id, 0, 0);
+        assert!(tag == flushed || tag == completed, "{tag:#x}");
+        lost += u32::from(tag == flushed);
+        scenario.until_healthy(id);
+        assert_eq!(scenario.read(id, 0, 0), tag);
+        scenario.try_flush(id).unwrap();
+        scenario.pause(1000);
+        scenario.end(id);
+    }
+    assert!(lost > 0, "the copy never lost anything");
+}
+
+/// flush: the last copy accepts the change that leaves it alone in S, loses power, and then the change is
+/// decided: a write completes on an answer that is older than the loss. The next flush has to say so.
+#[test]
+fn flush_reports_a_write_that_completed_after_its_copy_lost_power() {
+    for seed in 0..10 {
+        let mut scenario = Scenario::seeded(&ARBITERED, seed);
+        let id = scenario.open();
+        scenario.write(id, 0, 0);
+        scenario.try_flush(id).unwrap();
+        let before = scenario.votes(0).1;
+        scenario.kill(1);
+        let (request, _) = scenario.begin_write(id, 0, 0);
+        scenario.until("both have promised", |world| {
+            let key = brick_wire::register::RegisterKey::Epoch(brick_tests::sim::world::IMAGE);
+            let promised = |brick: usize| world.bricks[brick].disk.register(&key).expect("written").promised;
+            promised(0).counter > before && promised(2).counter > before
+        });
+        scenario.block_requests(0, 2, true);
+        scenario.pause(5);
+        assert_eq!((scenario.votes(0).1, scenario.votes(2).1), (before + 1, before));
+        scenario.lose_power(0);
+        scenario.block_requests(0, 2, false);
+        scenario.answer(id, request).expect("the copy that is left answered before");
+        scenario.start(0);
+        let answer = scenario.try_flush(id);
+        assert!(is_error(&answer, |error| *error == GroupError::LostWrites), "{answer:?}");
+        scenario.world.drop_session(id, false);
+        scenario.start(1);
+        let id = scenario.open();
+        let tag = scenario.read(id, 0, 0);
+        scenario.until_healthy(id);
+        assert_eq!(scenario.read(id, 0, 0), tag);
+        scenario.pause(1000);
+        scenario.end(id);
+    }
+}
+
+/// recovery: three copies, and the source dies when one of the other two is equal to it and the other isn't.
+/// They are made equal to each other before anybody reads.
+#[test]
+fn recovery_goes_on_when_its_source_dies() {
+    let mut scenario = Scenario::new(&THREEFOLD);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.try_flush(id).unwrap();
+    scenario.block_requests(0, 1, true);
+    scenario.block_requests(0, 2, true);
+    let (_, tag) = scenario.begin_write(id, 0, 0);
+    scenario.pause(5);
+    scenario.world.drop_session(id, true);
+    scenario.kill(1);
+    scenario.kill(2);
+    scenario.world.network.heal(&mut scenario.world.agenda);
+    scenario.start(1);
+    scenario.start(2);
+    scenario.pause(3000);
+    let file = scenario.world.file(brick_wire::ShardIndex(0));
+    let id = scenario.world.open_by_hand(1, false);
+    scenario.world.brick(BrickIndex(2)).slowness = 300;
+    scenario.until("the first target is equal", |world| world.bricks[1].disk.read(file, 0)[0] == tag);
+    assert_ne!(scenario.world.bricks[2].disk.read(file, 0)[0], tag);
+    scenario.kill(0);
+    scenario.world.brick(BrickIndex(2)).slowness = 1;
+    scenario.until("it is open", |world| world.sessions[&id].opened.is_some());
+    assert_eq!(scenario.world.sessions[&id].opened, Some(Ok(())));
+    let held = |brick: usize| scenario.world.bricks[brick].disk.read(file, 0)[0];
+    assert_eq!(held(1), held(2), "copies in S are equal");
+    scenario.start(0);
+    scenario.until_healthy(id);
+    scenario.pause(1000);
+    scenario.end(id);
+}

@@ -1,41 +1,25 @@
-//! A fixed number of seeds of the cluster simulator, and the proof that a seed replays.
+//! A few seeds of the cluster simulator, and the proof that a seed replays.
 //!
-//! Many more are run by `scripts/simulate --seeds 100000`; a failing one prints how to replay it.
+//! `scripts/test simulation` and `scripts/simulate` run many more; a failing one prints how to replay it.
 
+use brick_tests::sim::config::Length;
 use brick_tests::sim::log::Recording;
-use brick_tests::sim::{Options, Summary, run};
+use brick_tests::sim::{Options, run};
 
-/// Seeds per test; four tests share the cores.
-const SEEDS: u64 = 150;
+/// Seeds here: enough to notice at once that something is broken.
+const SEEDS: u64 = 100;
 
-fn run_seeds(first: u64) {
-    let summaries = (first..first + SEEDS).map(|seed| run(seed, Options::default()));
-    let failed: Vec<Summary> = summaries.filter(|summary| summary.failure.is_some()).collect();
-    for summary in &failed {
-        let Summary { seed, failure, .. } = summary;
-        println!("scripts/simulate --seed {seed}: {}", failure.as_deref().unwrap_or_default());
+#[test]
+fn short_seeds_pass() {
+    let options = Options { length: Length::Short, ..Options::default() };
+    let mut failed = 0;
+    for seed in 1..=SEEDS {
+        if let Some(failure) = run(seed, options).failure {
+            println!("scripts/simulate --seed {seed} --short: {failure}");
+            failed += 1;
+        }
     }
-    assert!(failed.is_empty(), "{} of {SEEDS} seeds failed", failed.len());
-}
-
-#[test]
-fn simulation_first_quarter() {
-    run_seeds(1);
-}
-
-#[test]
-fn simulation_second_quarter() {
-    run_seeds(1 + SEEDS);
-}
-
-#[test]
-fn simulation_third_quarter() {
-    run_seeds(1 + 2 * SEEDS);
-}
-
-#[test]
-fn simulation_last_quarter() {
-    run_seeds(1 + 3 * SEEDS);
+    assert_eq!(failed, 0, "of {SEEDS} seeds");
 }
 
 /// The same seed twice is the same run, down to the text of its log.

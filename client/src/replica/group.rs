@@ -79,7 +79,8 @@ pub struct Group {
     pub(super) suspect_left: BrickSet,
     pub(super) suspect_retry_at: Timestamp,
     pub(super) heal_attempts: u32,
-    /// Members of S that a recovery has made equal to its source.
+    /// Members of S that a recovery has made equal, its source among them once there is another. Should the
+    /// source leave S, the next one is one of these: the others may differ from all of them.
     pub(super) recovered: BrickSet,
     /// Since when requests wait for bricks that aren't there.
     pub(super) stalled_since: Option<Timestamp>,

@@ -101,8 +101,9 @@ impl Group {
                 return;
             }
             if heal.is_equal() {
+                let source = heal.source;
                 self.brick_mut(target).heal = None;
-                self.recovered.insert(target);
+                self.recovered = self.recovered.with(source).with(target);
             }
         }
         let blocks: u64 =
@@ -120,8 +121,7 @@ impl Group {
     pub(super) fn recovery_is_over(&self) -> bool {
         let Some(record) = &self.record else { return false };
         let staying = record.in_sync.difference(self.dropping);
-        let unequal = staying.difference(self.recovered);
-        unequal.count() <= 1
+        staying.count() <= 1 || staying.is_subset_of(self.recovered)
     }
 
     /// Keeps pulls under way while there is something listed.

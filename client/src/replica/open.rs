@@ -200,17 +200,19 @@ impl Group {
         self.actions.push_back(Action::Opened(Ok(())));
     }
 
-    /// The copy that a recovery takes as right: one that kept running since the record was written if
-    /// there is one, else one on the same boot, else any.
+    /// The copy that a recovery takes as right: one that it has made equal already; else one that kept
+    /// running since the record was written if there is one, else one on the same boot, else any.
     pub(super) fn recovery_source(&self, members: BrickSet) -> Option<BrickIndex> {
         let record = self.record.as_ref()?;
         let preference = |brick: &BrickIndex| {
+            let unequal = !self.recovered.contains(*brick);
             let recorded = self.recovered_from.get(usize::from(brick.0)).copied().unwrap_or_default();
-            match self.brick(*brick).seen {
+            let age = match self.brick(*brick).seen {
                 Some(seen) if seen == recorded => 0,
                 Some(seen) if seen.boot == recorded.boot => 1,
                 _ => 2,
-            }
+            };
+            (unequal, age)
         };
         record.in_sync.intersection(members).iter().min_by_key(preference)
     }

@@ -112,6 +112,17 @@ impl Agenda {
         self.at(self.now + after, what);
     }
 
+    /// When the next thing is due.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        self.entries.peek().map(|Reverse(entry)| entry.at)
+    }
+
+    /// Lets time pass in which nothing is due.
+    pub fn advance(&mut self, to: Timestamp) {
+        assert!(self.next_at().is_none_or(|at| at >= to), "nothing is skipped");
+        self.now = self.now.max(to);
+    }
+
     /// Takes the next thing and sets the clock to it.
     pub fn pop(&mut self) -> Option<Happening> {
         let Reverse(entry) = self.entries.pop()?;

@@ -213,6 +213,8 @@ impl Network {
             let pipe = &mut connection.pipes[toward as usize];
             let kept = random.index(pipe.packets.len() + 1);
             pipe.packets.truncate(kept);
+            // An end that was on its way may have been among them: this one takes its place.
+            pipe.ended = false;
             let patience = if random.chance(0.2) { 3000 } else { 3 };
             let delay = Duration::from_micros(random.within(1..=patience * 1000));
             self.push(agenda, key, toward.other(), Packet::End, true, delay);

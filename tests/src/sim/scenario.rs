@@ -5,15 +5,16 @@
 use std::time::Duration;
 
 use brick_client::replica::{GroupError, Output, Purpose, State, UserRequest};
+use brick_wire::register::RegisterKey;
 use brick_wire::{BlockRange, BrickIndex, BrickSet, Role, SessionId, ShardIndex};
 
 use super::checker::What;
 use super::config::Config;
-use super::content::Tag;
+use super::content::{self, Tag};
 use super::log::Recording;
 use super::random::Random;
 use super::session::Answer;
-use super::world::World;
+use super::world::{IMAGE, World};
 
 /// 2 data bricks and an arbiter.
 pub const ARBITERED: [Role; 3] = [Role::Data, Role::Data, Role::Arbiter];
@@ -30,7 +31,12 @@ pub struct Scenario {
 impl Scenario {
     /// Everything runs, the image is there, nobody has it open.
     pub fn new(roles: &[Role]) -> Scenario {
-        Scenario { world: World::new(Config::quiet(roles), Random::new(7), Recording::Hash) }
+        Scenario::seeded(roles, 7)
+    }
+
+    /// The same, with chance of its own: what a loss of power keeps differs.
+    pub fn seeded(roles: &[Role], seed: u64) -> Scenario {
+        Scenario { world: World::new(Config::quiet(roles), Random::new(seed), Recording::Hash) }
     }
 
     /// Client 0 opens the image.
@@ -84,6 +90,29 @@ impl Scenario {
         let (request, tag) = self.begin_write(id, shard, block);
         self.answer(id, request).expect("the write succeeds");
         tag
+    }
+
+    /// Reads one block, whose halves are of one write.
+    pub fn read(&mut self, id: SessionId, shard: u32, block: u16) -> Tag {
+        let request = self.world.request(id, What::Read(ShardIndex(shard), BlockRange::new(block, 1)));
+        match self.answer(id, request).expect("the read succeeds") {
+            Output::Data(data) => content::read(&data).expect("whole halves")[0],
+            _ => 0,
+        }
+    }
+
+    /// The highest ballot that a brick has durably promised, and the last one it accepted.
+    pub fn votes(&self, brick: usize) -> (u64, u64) {
+        let key = RegisterKey::Epoch(IMAGE);
+        let state = self.world.bricks[brick].disk.register(&key).expect("written at creation");
+        (state.promised.counter, state.accepted.counter)
+    }
+
+    /// Stops or lets through what a client sends to a brick.
+    pub fn block_requests(&mut self, client: usize, brick: usize, blocked: bool) {
+        let host = self.world.network.client_host(client);
+        self.world.network.set_blocked(host, brick, blocked);
+        self.world.network.release(&mut self.world.agenda);
     }
 
     /// What a flush comes to.

@@ -210,7 +210,10 @@ impl World {
     /// Runs for a while.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now() + time;
-        while self.now() < end && self.step() {}
+        while self.agenda.next_at().is_some_and(|at| at < end) && self.step() {}
+        if self.checker.complaint.is_none() && self.agenda.next_at().is_none_or(|at| at >= end) {
+            self.agenda.advance(end);
+        }
     }
 
     fn happen(&mut self, what: Happening) {
@@ -225,7 +228,9 @@ impl World {
                 self.disk_done(brick, life, core, operation);
             }
             Happening::EngineTimer(brick, life, core) => self.engine_timer(brick, life, core),
-            Happening::Start(brick) => self.start_brick(brick),
+            // Whoever was down when the faults ended was started then; nobody starts what the finale stops.
+            Happening::Start(brick) if self.faulty => self.start_brick(brick),
+            Happening::Start(_) => {}
             Happening::GroupTimer(session)
             | Happening::Relink(session, ..)
             | Happening::LinkTimeout(session, ..)

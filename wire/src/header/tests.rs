@@ -137,7 +137,8 @@ fn opcodes_and_statuses_keep_their_numbers() {
     assert_eq!(statuses, expected);
     assert!(Status::ALL.iter().enumerate().all(|(number, status)| *status as usize == number));
 
-    let flags = [Flags::REPLY, Flags::MORE, Flags::ZEROES, Flags::FUA, Flags::FORCE, Flags::EXACT, Flags::REWRITE];
+    let flags =
+        [Flags::REPLY, Flags::MORE, Flags::ZEROES, Flags::FUA, Flags::FORCE, Flags::EXACT, Flags::REWRITE];
     assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40]);
     assert_eq!(flags.into_iter().fold(Flags::NONE, Flags::with).0, Flags::KNOWN);
 }
