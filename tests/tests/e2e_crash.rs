@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use brick_tests::cluster::tools::have;
 use brick_tests::crash::campaign::{Campaign, Setup};
-use brick_tests::crash::schedule::{Absence, Event, Overlap, Reopen};
+use brick_tests::crash::schedule::{Absence, Event, Lag, Overlap, Reopen};
 
 /// Steps drawn from a seed of their own, after one of each kind.
 const STEPS: u32 = 6;
@@ -36,14 +36,15 @@ fn finish(campaign: Campaign) {
 #[test]
 fn nothing_is_lost_by_one_of_each() {
     let (gap, away) = (Duration::from_millis(150), Duration::from_millis(400));
+    let lag = |brick| Lag { brick, time: Duration::from_millis(100) };
     let mut campaign = start();
     for event in [
         Event::KillBrick(Absence { brick: 0, away }),
         Event::KillBrick(Absence { brick: 2, away }),
-        Event::KillServer(0, Reopen::Lease),
+        Event::KillServer(0, Reopen::Lease, lag(1)),
         Event::KillSecond(Overlap { first: 1, second: 0, gap, away }),
         Event::KillBricks(away),
-        Event::KillEverything(Reopen::Takeover),
+        Event::KillEverything(Reopen::Takeover, lag(0)),
         Event::KillDuringHeal(Overlap { first: 0, second: 1, gap, away }),
         Event::Usurp(1),
     ] {

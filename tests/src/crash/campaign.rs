@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::healing::healed_by;
 use super::load::{Findings, Load, Plan};
-use super::schedule::{Absence, Event, Overlap, Reopen, Step, Targets, draw};
+use super::schedule::{Absence, Event, Lag, Overlap, Reopen, Step, Targets, draw};
 use super::silence::Silence;
 use super::tally::Tally;
 use crate::cluster::nbd::NbdServer;
@@ -141,8 +141,8 @@ impl Campaign {
             Event::KillSecond(overlap) => self.kill_second(overlap),
             Event::KillDuringHeal(overlap) => self.kill_during_heal(overlap),
             Event::KillBricks(away) => self.kill_bricks(away),
-            Event::KillServer(image, reopen) => self.kill_server(image, reopen),
-            Event::KillEverything(reopen) => self.kill_everything(reopen),
+            Event::KillServer(image, reopen, lag) => self.kill_server(image, reopen, lag),
+            Event::KillEverything(reopen, lag) => self.kill_everything(reopen, lag),
             Event::PauseBrick(brick) => self.pause_brick(brick),
             Event::CutOff(brick) => self.cut_off(brick),
             Event::Usurp(image) => self.usurp(image),
@@ -289,17 +289,22 @@ impl Campaign {
 
     // --- NBD servers ---------------------------------------------------------------------------------
 
-    fn kill_server(&mut self, image: usize, reopen: Reopen) {
+    fn kill_server(&mut self, image: usize, reopen: Reopen, lag: Lag) {
         self.images[image].load.detach();
+        self.cluster.bricks[lag.brick].pause();
+        thread::sleep(lag.time);
         let began = Instant::now();
         self.images[image].server.take().expect("it runs").kill();
+        self.cluster.bricks[lag.brick].resume();
         self.serve_again(image, reopen, began);
         self.tally.count("an NBD server", 1);
     }
 
-    fn kill_everything(&mut self, reopen: Reopen) {
+    fn kill_everything(&mut self, reopen: Reopen, lag: Lag) {
         let count = self.cluster.bricks.len();
         self.note_healed(&(0..count).collect::<Vec<_>>());
+        self.cluster.bricks[lag.brick].pause();
+        thread::sleep(lag.time);
         for image in &mut self.images {
             image.load.detach();
             image.server.as_mut().expect("it runs").process().signal(Signal::SIGKILL);

@@ -92,8 +92,8 @@ pub struct Findings {
 
 impl Findings {
     fn note(&mut self, text: String) {
-        println!("FOUND: {text}");
         if self.texts.len() < TEXTS_MAX {
+            println!("FOUND: {text}");
             self.texts.push(text);
         }
     }

@@ -25,9 +25,9 @@ pub enum Event {
     /// All bricks are killed at once, and restarted after a while; their clients live.
     KillBricks(Duration),
     /// The NBD server of an image is killed.
-    KillServer(usize, Reopen),
+    KillServer(usize, Reopen, Lag),
     /// All bricks and NBD servers are killed at once.
-    KillEverything(Reopen),
+    KillEverything(Reopen, Lag),
     /// A brick is stopped until I/O went on without it.
     PauseBrick(usize),
     /// A brick's packets are dropped, in both directions, until I/O went on without it.
@@ -44,6 +44,16 @@ pub struct Absence {
     pub brick: usize,
     /// For how long.
     pub away: Duration,
+}
+
+/// A brick that is stopped for a moment before something else dies. What is in flight then is on the other copy
+/// and not on this one; else both have it within a fraction of a millisecond, and no kill comes between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Which.
+    pub brick: usize,
+    /// For how long.
+    pub time: Duration,
 }
 
 /// Two bricks that are killed one after the other.
@@ -94,14 +104,15 @@ fn draw_event(draws: &mut Sequence, targets: Targets) -> Event {
     let second = (first + 1 + draws.draw() as usize % (targets.bricks - 1)) % targets.bricks;
     let (gap, away) = (draw_duration(draws), draw_duration(draws));
     let overlap = Overlap { first, second, gap, away };
+    let lag = Lag { brick: first, time: gap / 4 };
     let reopen = if draws.draw().is_multiple_of(3) { Reopen::Lease } else { Reopen::Takeover };
     match draws.draw() % 100 {
         0..30 => Event::KillBrick(Absence { brick: first, away }),
         30..42 => Event::KillSecond(overlap),
         42..54 => Event::KillDuringHeal(overlap),
         54..62 => Event::KillBricks(away),
-        62..78 => Event::KillServer(image, reopen),
-        78..90 => Event::KillEverything(reopen),
+        62..78 => Event::KillServer(image, reopen, lag),
+        78..90 => Event::KillEverything(reopen, lag),
         90..94 => Event::PauseBrick(first),
         94..97 if targets.can_cut_off => Event::CutOff(first),
         _ => Event::Usurp(image),
