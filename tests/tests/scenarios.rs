@@ -448,3 +448,53 @@ fn recovery_goes_on_when_its_source_dies() {
     scenario.pause(1000);
     scenario.end(id);
 }
+
+/// heal: the arbiter is silent, and a write began before the returning brick was ready for it. Only that brick's
+/// acknowledgement completes the write, and the heal's pull of those blocks waits for the write.
+#[test]
+fn heal_takes_part_in_writes_that_only_it_can_complete() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.write(id, 0, 0);
+    let host = scenario.world.network.client_host(0);
+    scenario.world.network.set_blocked(host, 2, true);
+    let (request, _) = scenario.begin_write(id, 0, 0);
+    scenario.pause(5);
+    scenario.start(1);
+    let answer = scenario.answer(id, request);
+    assert!(answer.is_ok(), "{answer:?}");
+    scenario.until("both copies are good", |world| world.sessions[&id].group.report().in_sync.count() == 2);
+    scenario.world.network.heal(&mut scenario.world.agenda);
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// lease: a brick restarts while a dead client's lease runs off elsewhere. It says that more is left than the
+/// others say; an opener must not take that for a sign of life.
+#[test]
+fn lease_of_a_dead_holder_looks_no_longer_because_a_brick_restarted() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.world.drop_session(id, true);
+    scenario.pause(300);
+    let left = |opened: &Result<(), GroupError>| match opened {
+        Err(GroupError::Held { lease_left_ms, .. }) => *lease_left_ms,
+        other => panic!("{other:?}"),
+    };
+    let (first, opened) = scenario.try_open(1, false);
+    let before = left(&opened);
+    scenario.world.drop_session(first, false);
+    scenario.kill(1);
+    scenario.start(1);
+    let (second, opened) = scenario.try_open(1, false);
+    assert!(left(&opened) < before, "{} after {before}", left(&opened));
+    scenario.world.drop_session(second, false);
+    scenario.pause(2000);
+    let id = scenario.open();
+    scenario.until_healthy(id);
+    scenario.pause(3000);
+    scenario.end(id);
+}

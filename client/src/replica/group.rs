@@ -236,7 +236,9 @@ impl Group {
             Purpose::CatchUpPrepare(epoch) => self.handle_catch_up_promise(brick, epoch, reply),
             Purpose::CatchUpAccept(epoch) => self.handle_catch_up_accepted(brick, epoch, status),
             Purpose::Write(key) => self.handle_written(brick, key, reply.header),
-            Purpose::Follow(key, shard, blocks) => self.handle_followed(brick, key, shard, blocks, status),
+            Purpose::Follow(key, shard, blocks) => {
+                self.handle_followed(brick, key, (shard, blocks), reply.header)
+            }
             Purpose::Read(key) => self.handle_read(brick, key, reply),
             Purpose::Flush(key) => self.handle_flushed(brick, key, core, reply.header),
             Purpose::JoinFlush => self.handle_join_flushed(brick, status),
@@ -330,6 +332,7 @@ impl Group {
     fn undo_sent(&mut self, brick: BrickIndex, purpose: Purpose) {
         match purpose {
             Purpose::Write(key) => self.undo_write(brick, key),
+            Purpose::Follow(key, ..) => self.undo_follow(brick, key),
             Purpose::Read(key) => self.undo_read(brick, key),
             Purpose::Flush(key) => self.undo_flush(brick, key),
             Purpose::Remove(key) => self.undo_remove(brick, key),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use brick_wire::body::{Pull, PullReport};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, Opcode, ShardIndex, Status, Timestamp};
+use brick_wire::{BlockRange, BlockSet, BrickIndex, Header, Opcode, ShardIndex, Status, Timestamp};
 use bytes::Bytes;
 
 use super::Group;
@@ -266,10 +266,10 @@ impl Group {
         &mut self,
         brick: BrickIndex,
         key: OperationKey,
-        shard: ShardIndex,
-        blocks: BlockRange,
-        status: Status,
+        (shard, blocks): (ShardIndex, BlockRange),
+        reply: Header,
     ) {
+        let status = reply.status;
         let applied = status == Status::Ok;
         let Some(heal) = &mut self.brick_mut(brick).heal else { return };
         heal.note_followed(shard, blocks, applied);
@@ -279,10 +279,22 @@ impl Group {
         {
             write.note_applied(brick);
         }
-        if matches!(status, Status::NoSpace | Status::Io | Status::FlushFailed) {
-            self.stop_heal(brick);
+        match status {
+            Status::NoSpace | Status::Io | Status::FlushFailed => self.stop_heal(brick),
+            Status::StaleEpoch | Status::AheadEpoch => {
+                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
+                self.undo_follow(brick, key);
+                self.note_wrong_epoch(brick, status, current);
+            }
+            Status::LeaseExpired | Status::BadChecksum => self.undo_follow(brick, key),
+            _ => {}
         }
         self.drive(key);
+        let voters = self.required().union(self.config.arbiters()).intersection(self.ready());
+        if !self.config.is_quorum(voters) {
+            // Writes that were held back here wait for this brick's acknowledgement.
+            self.drive_all();
+        }
     }
 
     /// Flushes a brick that is equal, then proposes it for S.

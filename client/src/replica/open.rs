@@ -28,6 +28,8 @@ pub(super) const RECOVER_BLOCKS_MAX: u64 = 16 * 1024;
 pub(super) struct PreVote {
     answered: BrickSet,
     best: Option<EpochRecord>,
+    /// The newest record whose holder's lease runs, and the shortest time that it still runs on some brick: a
+    /// brick that was restarted counts from its start, which says nothing about the holder.
     held: Option<(EpochRecord, u32)>,
 }
 
@@ -52,7 +54,13 @@ impl Group {
         vote.answered.insert(brick);
         let Some(record) = record else { return };
         if state.lease_left_ms > 0 && record.holder != session {
-            vote.held = Some((record.clone(), state.lease_left_ms));
+            match &mut vote.held {
+                Some((held, _)) if held.epoch > record.epoch => {}
+                Some((held, left_ms)) if held.epoch == record.epoch => {
+                    *left_ms = state.lease_left_ms.min(*left_ms);
+                }
+                held => *held = Some((record.clone(), state.lease_left_ms)),
+            }
         }
         if vote.best.as_ref().is_none_or(|best| best.epoch < record.epoch) {
             vote.best = Some(record);

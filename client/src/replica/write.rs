@@ -33,6 +33,8 @@ pub(super) struct WriteOperation {
     waiting: BrickSet,
     /// Applied by these bricks, or acknowledged (arbiters).
     applied: BrickSet,
+    /// Outside S, being healed, and sent it.
+    followed: BrickSet,
     refused: BrickSet,
     refusal: Status,
     checksum_retries: u8,
@@ -68,6 +70,7 @@ impl WriteOperation {
             generation: None,
             waiting: BrickSet::EMPTY,
             applied: BrickSet::EMPTY,
+            followed: BrickSet::EMPTY,
             refused: BrickSet::EMPTY,
             refusal: Status::Ok,
             checksum_retries: 0,
@@ -117,7 +120,7 @@ impl Group {
             for brick in targets.iter() {
                 self.send_write(brick, key, shard, blocks);
             }
-            if first && !targets.is_empty() {
+            if self.was_sent(key) {
                 self.follow(key, shard, blocks, required);
             }
         }
@@ -152,13 +155,21 @@ impl Group {
         Frame::new(header, aux, if arbiter { Bytes::new() } else { write.data.clone() })
     }
 
-    /// New writes go to bricks that are being healed as well, within a bound on what may lag.
+    fn was_sent(&mut self, key: OperationKey) -> bool {
+        self.write_mut(key).is_some_and(|write| write.was_sent())
+    }
+
+    /// Writes go to bricks that are being healed as well, within a bound on what may lag: new ones, and those
+    /// that found the brick not ready. Where an arbiter is away they need its acknowledgement for their quorum,
+    /// and its pull of their blocks waits for them.
     fn follow(&mut self, key: OperationKey, shard: ShardIndex, blocks: BlockRange, required: BrickSet) {
+        let followed = self.write_mut(key).expect("followed as a write").followed;
         let tracked = self.bricks_where(|brick| brick.heal.is_some()).difference(required);
-        for brick in tracked.iter() {
+        for brick in tracked.difference(followed).iter() {
             let ready = self.ready().contains(brick);
             let heal = self.brick_mut(brick).heal.as_mut().expect("selected by it");
             if heal.note_write(shard, blocks, ready) {
+                self.write_mut(key).expect("followed as a write").followed.insert(brick);
                 let frame = self.write_frame(brick, key, shard, blocks);
                 let core = self.core_for(brick, shard);
                 self.send_frame(brick, core, frame, Purpose::Follow(key, shard, blocks));
@@ -198,6 +209,13 @@ impl Group {
         } else {
             self.brick_mut(brick).accepted = brick_wire::Epoch::ZERO;
             self.catch_up(brick);
+        }
+    }
+
+    /// The link to a brick that is being healed broke. Its heal starts over, with all that is unfinished listed.
+    pub(super) fn undo_follow(&mut self, brick: BrickIndex, key: OperationKey) {
+        if let Some(write) = self.write_mut(key) {
+            write.followed.remove(brick);
         }
     }
 

@@ -55,6 +55,8 @@ pub struct ImageInfo {
     pub holder: Option<SessionId>,
 }
 
+/// So often a lease is seen to be renewed before its holder counts as alive.
+const RENEWALS_OF_THE_LIVING: u32 = 2;
 /// Pause between attempts to open an image whose holder may be dead.
 const HELD_PAUSE: Duration = Duration::from_millis(200);
 
@@ -255,9 +257,11 @@ impl Volume {
     }
 
     /// Opens one group. If the image is held, watches the lease: while it only runs down its holder may be
-    /// dead, so the open waits; as soon as it is renewed the holder lives, and the open fails.
+    /// dead, so the open waits; when it is renewed again and again the holder lives, and the open fails. One
+    /// renewal may be none: bricks that start count as if they had just heard of the holder (rule I8).
     async fn open_when_free(&self, config: GroupConfig) -> Result<Session, GroupError> {
         let mut last: Option<(SessionId, u32)> = None;
+        let mut renewals = 0;
         loop {
             let mut attempt = config.clone();
             attempt.session = Volume::fresh_session();
@@ -265,7 +269,8 @@ impl Volume {
                 Err(GroupError::Held { holder, lease_left_ms }) if config.purpose != Purpose::Heal => {
                     let renewed =
                         last.is_some_and(|(last_holder, left)| last_holder == holder && lease_left_ms > left);
-                    if renewed {
+                    renewals += u32::from(renewed);
+                    if renewals >= RENEWALS_OF_THE_LIVING {
                         return Err(GroupError::Held { holder, lease_left_ms });
                     }
                     last = Some((holder, lease_left_ms));
