@@ -86,6 +86,7 @@ impl Group {
             Status::Ok => {
                 self.brick_mut(brick).accepted = epoch;
                 self.brick_mut(brick).catching_up = None;
+                self.flush.note_bits_left();
                 self.drive_all();
             }
             Status::BallotRefused => {

@@ -91,8 +91,8 @@ impl FlushState {
         self.stale_bits = true;
     }
 
-    /// A brick entered S: from now on its bits may be cleaned, too.
-    pub(super) fn note_joined(&mut self) {
+    /// A brick entered S, or came back to the epoch after a CLEAN that it may have missed: its bits may be cleaned.
+    pub(super) fn note_bits_left(&mut self) {
         self.stale_bits = true;
     }
 

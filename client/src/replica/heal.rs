@@ -341,7 +341,7 @@ impl Group {
         let state = self.brick_mut(brick);
         state.heal = None;
         state.heal_failures = 0;
-        self.flush.note_joined();
+        self.flush.note_bits_left();
     }
 
     /// After a failure: not again at once.
