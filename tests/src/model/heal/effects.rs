@@ -57,7 +57,7 @@ impl Healing {
                 state.heal = None;
                 // A write that its holder didn't complete may be there, or not.
                 let left = state.sides[1].value;
-                if [state.completed, state.written].contains(&left) {
+                if left == state.completed || (left == state.written && left > 0) {
                     state.expected = left;
                 }
                 // Its connection is reset.
