@@ -125,13 +125,14 @@ const LOST_ACCEPT: Room = Room {
 const SMALL: [Room; 6] = [VOTES, FORGOTTEN, LOST_ACCEPT, Room { victims: 0b100, ..LEASE }, READS, WRITES];
 
 /// The rooms of the long run.
-const FULL: [Room; 9] = [
+const FULL: [Room; 10] = [
     Room { counter_max: 3, ..VOTES },
     Room { victims: 0b111, ..RESTART },
     BLANK,
     FORGOTTEN,
     LOST_ACCEPT,
-    Room { close: true, ..LEASE },
+    LEASE,
+    Room { name: "close", counter_max: 3, close: true, ..NOTHING },
     Room { restarts: 1, ..READS },
     Room { writes: 1, drops: 1, restarts: 1, ..WRITES },
     Room { leases: true, force: true, ..WRITES },
