@@ -133,9 +133,9 @@ const FULL: [Room; 10] = [
     LOST_ACCEPT,
     LEASE,
     Room { name: "close", counter_max: 3, close: true, ..NOTHING },
-    Room { restarts: 1, ..READS },
+    Room { restarts: 1, victims: 0b100, ..READS },
     Room { writes: 1, drops: 1, restarts: 1, ..WRITES },
-    Room { leases: true, force: true, ..WRITES },
+    Room { name: "writes by force", leases: true, force: true, ..WRITES },
 ];
 
 /// The model: a room, and the rules that hold there.
