@@ -61,7 +61,9 @@ fn run_whole(size: Size, arguments: &Arguments) -> bool {
 fn mutations() -> bool {
     let mut good = true;
     println!("rule broken | model, room | property violated | steps | states");
-    for mutation in Mutation::ALL {
+    let mut all = Mutation::ALL.to_vec();
+    all.sort_by_key(|mutation| mutation.number().unwrap_or(u8::MAX));
+    for mutation in &all {
         let (room, verdict) = find(*mutation);
         match verdict.violated.first() {
             Some((property, way)) => {
@@ -73,6 +75,7 @@ fn mutations() -> bool {
             }
         }
     }
+    println!("Not in these models: (16), (17) the activity log, (23) shrinking, (25) tombstones.");
     good
 }
 

@@ -11,7 +11,7 @@
 //! leaves out.
 //!
 //! The two data bricks are interchangeable: a state and its mirror image have one fingerprint
-//! ([`hash_with_mirror`]), so that only one of them is explored.
+//! (`hash_with_mirror`), so that only one of them is explored.
 
 mod catalogue;
 pub mod data;

@@ -58,6 +58,9 @@ impl fmt::Display for Verdict {
 }
 
 /// Explores everything there is, breadth-first, on `threads` threads; stops when a property is violated.
+///
+/// The checker looks for violations in blocks of 1500 states, and shows the last one of a block: the way there
+/// may be longer than the shortest by a step or two.
 pub fn check<M>(model: M, threads: usize) -> Verdict
 where
     M: Model + Send + Sync + 'static,

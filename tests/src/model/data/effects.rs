@@ -42,8 +42,8 @@ impl Data {
                 state.copies.iter_mut().for_each(|copy| copy.dirty = false);
             }
             Step::Read(brick) => {
-                // What a refused write left behind is nobody's promise.
-                if state.holder.suspect == 0 {
+                // What a write left behind that all of S refused is nobody's promise, while copies differ.
+                if state.holder.suspect == 0 && state.holder.dropping == 0 {
                     state.floor = state.floor.max(state.copies[brick.index()].value);
                 }
             }
@@ -181,7 +181,9 @@ impl Data {
         if failed == 0 {
             holder.flush = None;
             holder.unflushed = holder.write.is_some() || holder.completed > flush.covers;
-            holder.may_clean = holder.in_sync == DATA && flush.done == DATA && flush.cleans;
+            // Who is about to be dropped is dropped in the event that brought it into S.
+            let settled = holder.proposal.is_none() && holder.dropping == 0;
+            holder.may_clean = holder.in_sync == DATA && flush.done == DATA && flush.cleans && settled;
             state.flushed = state.flushed.max(flush.covers);
         } else if holder.in_sync & !failed == 0 {
             // The user is told.

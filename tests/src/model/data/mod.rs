@@ -6,18 +6,21 @@
 //!
 //! | here | there |
 //! |---|---|
-//! | [`state::Copy::value`], `durable` | a block in the page cache, and on the medium |
-//! | [`state::Copy::dirty`] | `engine/dirty.rs`: the block's bit; a crash sets it, as the map isn't exact then |
-//! | [`state::Copy::spoiled`] | `engine/flush.rs`: a block whose sync failed, not rewritten since |
-//! | [`state::Copy::rebooted`] | another boot than the record names (`replica/catch_up.rs`: `lost_memory`) |
-//! | [`state::Copy::late`] | a request of a connection that ended, issued and not drained |
-//! | [`state::Copy::follows`] | `engine/fence.rs`: whose epoch is promised |
-//! | [`state::State::record`] | the decided record's S; the arbiter is always there to decide |
-//! | [`state::Holder::proposal`] | `replica/epoch.rs`: `Change`, decided or not, not yet known |
-//! | [`state::Holder::write`], `flush` | `replica/write.rs`, `flush.rs`: the operation and its answers |
-//! | [`state::Holder::heal`] | `replica/heal.rs`: listed, equal, joining |
-//! | [`state::Holder::suspect`] | `Group::suspect`: after a refusal by all, everybody reads this copy |
-//! | [`state::Successor`] | `replica/open.rs`: promised, then *recovering* |
+//! | `state::Copy::value`, `durable` | a block in the page cache, and on the medium |
+//! | `state::Copy::dirty` | `engine/dirty.rs`: the block's bit; a crash sets it, as the map isn't exact then |
+//! | `state::Copy::spoiled` | `engine/flush.rs`: a block whose sync failed, not rewritten since |
+//! | `state::Copy::rebooted` | another boot than the record names (`replica/catch_up.rs`: `lost_memory`) |
+//! | `state::Copy::late` | a request of a connection that ended, issued and not drained |
+//! | `state::Copy::follows` | `engine/fence.rs`: whose epoch is promised |
+//! | `state::State::record` | the decided record's S; the arbiter is always there to decide |
+//! | `state::Holder::proposal` | `replica/epoch.rs`: `Change`, decided or not, not yet known |
+//! | `state::Holder::write`, `flush` | `replica/write.rs`, `flush.rs`: the operation and its answers |
+//! | `state::Holder::heal` | `replica/heal.rs`: listed, equal, joining |
+//! | `state::Holder::suspect` | `Group::suspect`: after a refusal by all, everybody reads this copy |
+//! | `state::Successor` | `replica/open.rs`: promised, then *recovering* |
+//!
+//! A write that all of S refused may have changed one copy. Its value may be read and then be gone again, if the
+//! brick that was read leaves before the copies are equal: the model allows that, as the user was told.
 //!
 //! Left out: agreement on the record (the epoch model has it), so a proposal is decided in one step or never;
 //! CLEAN on its way and PULL in steps (the heal model has them); several blocks; a successor's writes.

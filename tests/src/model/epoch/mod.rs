@@ -7,15 +7,15 @@
 //!
 //! | here | there |
 //! |---|---|
-//! | [`state::Acceptor::promised`], `accepted` | `engine/registers.rs`: `RegisterState`, as appended |
-//! | [`state::Acceptor::synced`] | what the register log holds; another value only where rule R1 is broken |
-//! | [`state::Acceptor::draining`], `ring` | `engine/fence.rs`: `Drained::Image`, and an issued request |
-//! | [`state::Acceptor::lease`] | `engine/lease.rs`: `Lease`, its clock reduced to "over or not" |
-//! | [`state::Client::stage`] | `replica/epoch.rs`: `Change` and its `Stage`, with `Phase` |
-//! | [`state::Client::believes`] | `replica/lease.rs`: bricks whose `renewed_at` still counts |
-//! | [`state::Client::unfenced`] | `replica/epoch.rs`: `serve_not_before`, as what it waits for |
-//! | [`state::Learner`] | `volume/learn.rs` |
-//! | [`steps`]: `Open` | `replica/open.rs`: the pre-vote, in one step |
+//! | `state::Acceptor::promised`, `accepted` | `engine/registers.rs`: `RegisterState`, as appended |
+//! | `state::Acceptor::synced` | what the register log holds; another value only where rule R1 is broken |
+//! | `state::Acceptor::draining`, `ring` | `engine/fence.rs`: `Drained::Image`, and an issued request |
+//! | `state::Acceptor::lease` | `engine/lease.rs`: `Lease`, its clock reduced to "over or not" |
+//! | `state::Client::stage` | `replica/epoch.rs`: `Change` and its `Stage`, with `Phase` |
+//! | `state::Client::believes` | `replica/lease.rs`: bricks whose `renewed_at` still counts |
+//! | `state::Client::unfenced` | `replica/epoch.rs`: `serve_not_before`, as what it waits for |
+//! | `state::Learner` | `volume/learn.rs` |
+//! | `steps`: `Open` | `replica/open.rs`: the pre-vote, in one step |
 //!
 //! Time: a brick's lease ends at any moment after the holder stopped believing in the renewal that the brick
 //! counts from, which is what margin and counting from the sending achieve. A renewal is one step.
@@ -125,16 +125,17 @@ const LOST_ACCEPT: Room = Room {
 const SMALL: [Room; 6] = [VOTES, FORGOTTEN, LOST_ACCEPT, Room { victims: 0b100, ..LEASE }, READS, WRITES];
 
 /// The rooms of the long run.
-const FULL: [Room; 9] = [
+const FULL: [Room; 10] = [
     Room { counter_max: 3, ..VOTES },
     Room { victims: 0b111, ..RESTART },
-    Room { victims: 0b111, ..BLANK },
+    BLANK,
     FORGOTTEN,
     LOST_ACCEPT,
-    Room { close: true, ..LEASE },
-    Room { restarts: 1, ..READS },
+    LEASE,
+    Room { name: "close", counter_max: 3, close: true, ..NOTHING },
+    Room { restarts: 1, victims: 0b100, ..READS },
     Room { writes: 1, drops: 1, restarts: 1, ..WRITES },
-    Room { leases: true, force: true, ..WRITES },
+    Room { name: "writes by force", leases: true, force: true, ..WRITES },
 ];
 
 /// The model: a room, and the rules that hold there.

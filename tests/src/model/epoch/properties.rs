@@ -27,13 +27,15 @@ pub(super) fn of(room: &Room) -> Vec<Property<Epoch>> {
             state.clients[1].force || !Session::CLIENTS.iter().all(|client| holds(state, *client))
         }),
         Property::sometimes("Y takes over", |_, state: &State| state.clients[1].stage == Stage::Serving),
-        Property::sometimes("X finds itself fenced", |_, state: &State| {
-            state.clients[0].stage == Stage::Ended && !state.clients[0].closing
-        }),
     ];
     if room.drops > 0 {
         properties.push(Property::sometimes("a brick leaves S", |_, state: &State| {
             state.clients[0].record.is_some_and(|record| record.in_sync != DATA)
+        }));
+    }
+    if !room.close {
+        properties.push(Property::sometimes("X finds itself fenced", |_, state: &State| {
+            state.clients[0].stage == Stage::Ended
         }));
     }
     if room.close {

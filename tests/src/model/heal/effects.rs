@@ -55,6 +55,11 @@ impl Healing {
                 state.in_sync = Brick::D2.bit();
                 state.serves = true;
                 state.heal = None;
+                // A write that its holder didn't complete may be there, or not.
+                let left = state.sides[1].value;
+                if left == state.completed || (left == state.written && left > 0) {
+                    state.expected = left;
+                }
                 // Its connection is reset.
                 let target = state.side(Brick::D2);
                 target.requests.clear();
@@ -121,6 +126,7 @@ impl Healing {
                 }
                 if state.write.is_some_and(|write| state.in_sync & !write.applied == 0) {
                     state.expected = state.write.take().expect("just seen").value;
+                    state.completed = state.expected;
                 }
             }
             Reply::Pulled { good } => {
@@ -183,8 +189,9 @@ impl Healing {
                 pull.old = true;
             }
         }
-        // What the holder completed is on D1; what it didn't complete may be.
-        state.expected = state.sides[0].value;
+        // What the holder completed is on every brick of S; what it didn't complete may be on this one.
+        let kept = members(state.in_sync).find(|brick| !state.sides[brick.index()].rebooted);
+        state.expected = kept.map_or(state.expected, |brick| state.sides[brick.index()].value);
         state.serves = state.in_sync != DATA;
         (state.write, state.flush, state.heal, state.generation) = (None, None, None, 1);
     }
@@ -228,6 +235,7 @@ impl Healing {
             Step::Joins | Step::Serves => {
                 state.in_sync = DATA;
                 state.serves = true;
+                state.completed = state.expected;
                 state.heal = None;
             }
             _ => unreachable!("a heal's steps"),

@@ -8,14 +8,14 @@
 //!
 //! | here | there |
 //! |---|---|
-//! | [`state::Side::requests`], `replies` | one connection; `driver/link.rs`, `reactor/connection.rs` |
-//! | [`state::Side::ring`] | `engine/tasks.rs`: writes by their claims; `old` ones came by a lower generation |
-//! | [`state::Side::dirty`] | `engine/dirty.rs`: the block's highest layer |
-//! | [`state::Side::fence`] | `engine/fence.rs`: the session whose epoch is promised |
-//! | [`state::Pull`] | `engine/pull.rs`, `pull_source.rs`: asked for, or fetched and not yet written |
-//! | [`state::Heal`] | `replica/gather.rs`: `Heal`, its list, `Followed` and their staleness |
-//! | [`state::State::in_sync`] | S, decided and known in one step (the data model takes that apart) |
-//! | [`state::State::generation`] | `FlushState::generation`; `Covers::boundary` in [`state::Flush`] |
+//! | `state::Side::requests`, `replies` | one connection; `driver/link.rs`, `reactor/connection.rs` |
+//! | `state::Side::ring` | `engine/tasks.rs`: writes by their claims; `old` ones came by a lower generation |
+//! | `state::Side::dirty` | `engine/dirty.rs`: the block's highest layer |
+//! | `state::Side::fence` | `engine/fence.rs`: the session whose epoch is promised |
+//! | `state::Pull` | `engine/pull.rs`, `pull_source.rs`: asked for, or fetched and not yet written |
+//! | `state::Heal` | `replica/gather.rs`: `Heal`, its list, `Followed` and their staleness |
+//! | `state::State::in_sync` | S, decided and known in one step (the data model takes that apart) |
+//! | `state::State::generation` | `FlushState::generation`; `Covers::boundary` in `state::Flush` |
 //!
 //! Left out: durability (the data model has it), several blocks and cores, so that a CLEAN never overtakes a
 //! write on another connection; the arbiter. D1 and D2 have different roles, so there is no symmetry.

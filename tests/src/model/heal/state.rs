@@ -100,6 +100,8 @@ pub struct State {
     pub(super) heal: Option<Heal>,
     /// What a reader must find.
     pub(super) expected: u8,
+    /// What was completed or could be read, which a recovery may add an unfinished write to.
+    pub(super) completed: u8,
     pub(super) written: u8,
     pub(super) flushes_left: u8,
     pub(super) breaks_left: u8,
@@ -132,6 +134,7 @@ impl State {
             generation: 1,
             heal: None,
             expected: 0,
+            completed: 0,
             written: 0,
             flushes_left: room.flushes,
             breaks_left: room.breaks,
@@ -143,13 +146,14 @@ impl State {
                 let (mut missed, mut stray) = (state.clone(), state);
                 missed.sides[0].value = STRAY;
                 missed.sides[0].dirty = Some(0);
-                missed.expected = STRAY;
+                (missed.expected, missed.completed) = (STRAY, STRAY);
                 stray.sides[1].value = STRAY;
                 stray.sides[1].dirty = Some(0);
                 vec![missed, stray]
             }
             Start::Recovering => {
-                let mut state = State { in_sync: DATA, serves: false, expected: STRAY, ..state };
+                let mut state =
+                    State { in_sync: DATA, serves: false, expected: STRAY, completed: STRAY, ..state };
                 for side in &mut state.sides {
                     side.value = STRAY;
                     side.dirty = Some(0);
