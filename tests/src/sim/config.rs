@@ -24,7 +24,7 @@ pub enum Length {
 }
 
 /// Requests of a short seed.
-const SHORT_REQUESTS: u32 = 32;
+const SHORT_REQUESTS: u32 = 24;
 /// Requests of a long seed.
 const LONG_REQUESTS: u32 = 120;
 /// Share of short seeds in the mix.
