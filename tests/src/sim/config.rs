@@ -276,7 +276,7 @@ fn draw_faults(random: &mut Random, short: bool, switches: Switches) -> Faults {
         power_loss: weight(&[0, 0, 0, 2, 4]),
         kill_all: weight(&[0, 0, 0, 1]),
         power_cut: weight(&[0, 0, 0, 1]),
-        restore: weight(&[0, 0, 0, 2]),
+        restore: weight(&[0, 0, 0, 4]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),

@@ -40,10 +40,7 @@ impl World {
             }),
             (faults.kill_all, |world| world.fail_all(false)),
             (faults.power_cut, |world| world.fail_all(true)),
-            (faults.restore, |world| {
-                let brick = world.any_brick();
-                world.restore_brick(brick);
-            }),
+            (faults.restore, World::restore_brick),
             (faults.restart, |world| {
                 let brick = world.any_brick();
                 world.stop_brick(brick);

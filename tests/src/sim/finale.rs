@@ -36,6 +36,11 @@ impl World {
         self.until(&format!("session {} gets every brick back in sync", id.0), |world| {
             world.sessions[&id].group.report().state == State::Healthy
         })?;
+        // Healthy is a matter of data bricks; an arbiter that was restored may be without its registers still.
+        self.until("the operator has helped every brick", |world| {
+            !world.bricks.iter().any(|brick| brick.restored)
+        })?;
+        self.run_for(CATCH_UP);
         // The arbiter has nothing to heal, but may still hang on an operation of a slow disk.
         let busy_until = self.disks_busy_until;
         self.until("every brick is connected", |world| {

@@ -37,17 +37,14 @@ impl World {
     /// machine. What a copy forgets is only bearable where the rules can see it, so: never a brick of S
     /// (its flushed blocks would be gone), never beside a second one, never where the others are no quorum
     /// without it, and only if each of them knows a later start of it than the copy will count.
-    pub(super) fn restore_brick(&mut self, brick: BrickIndex) {
-        let Some((disk, starts)) = self.brick(brick).older.clone() else { return };
-        let others = self.all_bricks().without(brick);
-        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
-        let another = self.bricks.iter().any(|state| state.restored);
-        if in_sync || another || !self.is_quorum(others) {
+    pub(super) fn restore_brick(&mut self) {
+        let eligible: Vec<BrickIndex> =
+            self.all_bricks().iter().filter(|brick| self.is_dispensable(*brick)).collect();
+        if eligible.is_empty() {
             return;
         }
-        if others.iter().any(|other| self.starts_known(other, brick) <= starts) {
-            return;
-        }
+        let brick = eligible[self.random.index(eligible.len())];
+        let (disk, starts) = self.brick(brick).older.clone().expect("dispensable bricks have a copy");
         let was_running = self.brick(brick).process.is_some();
         if self.brick(brick).powered {
             self.lose_power(brick);
@@ -60,6 +57,15 @@ impl World {
             self.agenda.after(downtime, Happening::Start(brick));
         }
         self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+    }
+
+    fn is_dispensable(&self, brick: BrickIndex) -> bool {
+        let Some((_, starts)) = &self.bricks[usize::from(brick.0)].older else { return false };
+        let others = self.all_bricks().without(brick);
+        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
+        let another = self.bricks.iter().any(|state| state.restored);
+        let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
+        known && !in_sync && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
