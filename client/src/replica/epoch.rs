@@ -301,8 +301,9 @@ impl Group {
             // Who lost writes with its boot is known by the boot that the record names: that stays until
             // the brick is equal again or leaves S, or our successor would take it for a good copy.
             let unequal = record.kind == RecordKind::Recovering || self.brick(brick).lost_memory;
+            // Nor does an older copy's life ever replace the one it forgot: nobody could tell any more.
             if let Some(seen) = self.brick(brick).seen
-                && seen.start >= member.incarnation.start
+                && !is_older(seen, member.incarnation)
                 && !(unequal && record.in_sync.contains(brick))
             {
                 *member = Member { incarnation: seen, ..*member };
