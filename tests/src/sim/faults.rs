@@ -9,6 +9,11 @@ use super::agenda::Happening;
 use super::config::Moment;
 use super::world::World;
 
+/// A fault.
+type Strike = fn(&mut World);
+/// A fault at a brick.
+type StrikeAt = fn(&mut World, BrickIndex);
+
 impl World {
     /// Starts the phase with faults.
     pub fn begin_faults(&mut self) {
@@ -29,7 +34,7 @@ impl World {
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;
-        let kinds: [(u32, fn(&mut World)); 13] = [
+        let kinds: [(u32, Strike); 13] = [
             (faults.kill, |world| {
                 let brick = world.any_brick();
                 world.fail_brick(brick, false);
@@ -110,7 +115,7 @@ impl World {
         }
         let victim = if self.random.chance(0.6) { brick } else { self.any_brick() };
         let faults = self.config.faults;
-        let kinds: [(u32, fn(&mut World, BrickIndex)); 7] = [
+        let kinds: [(u32, StrikeAt); 7] = [
             (faults.kill, |world, brick| world.fail_brick(brick, false)),
             (faults.power_loss, |world, brick| world.fail_brick(brick, true)),
             (faults.kill_all, |world, _| world.fail_all(false)),
