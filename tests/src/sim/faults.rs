@@ -347,7 +347,11 @@ impl World {
             let process = self.brick(brick).process.as_ref();
             let stopping = process.is_some_and(|process| process.stopping);
             let vote_lost = process.is_some() && self.brick(brick).vote_lost;
-            if (stopping || vote_lost) && self.may_restart(brick) {
+            if stopping || vote_lost {
+                if !self.may_restart(brick) {
+                    // Nobody has looked at it since it was restored, and another start would hide that.
+                    self.brick(brick).disk.blank = true;
+                }
                 self.kill_brick(brick);
             }
             self.start_brick(brick);

@@ -18,7 +18,7 @@ use brick_wire::{
 use bytes::Bytes;
 
 use super::agenda::Happening;
-use super::brick::brick_uuid;
+use super::brick::{Brick, brick_uuid};
 use super::network::{Caller, ConnectionKey, Packet, Side};
 use super::world::{VOLUME, World};
 
@@ -51,7 +51,8 @@ impl World {
         }
         self.note_brick(brick, format_args!("is restored from a copy made before start {}", starts + 1));
         let state = self.brick(brick);
-        (state.disk, state.starts, state.restored) = (disk, starts, true);
+        (state.disk, state.starts) = (disk, starts);
+        (state.restored, state.taught) = (true, false);
         if was_running {
             let downtime = self.downtime();
             self.agenda.after(downtime, Happening::Start(brick));
@@ -63,7 +64,7 @@ impl World {
         let Some((_, starts)) = &self.bricks[usize::from(brick.0)].older else { return false };
         let others = self.all_bricks().without(brick);
         let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
-        let another = self.bricks.iter().any(|state| state.restored);
+        let another = self.bricks.iter().any(Brick::needs_operator);
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
         known && !in_sync && !another && self.is_quorum(others)
     }
@@ -90,13 +91,19 @@ impl World {
 
     /// The operator looks after the brick that was restored.
     pub(super) fn inspect(&mut self) {
-        let Some(brick) = self.bricks.iter().find(|brick| brick.restored).map(|brick| brick.index) else {
+        let Some(brick) = self.bricks.iter().find(|brick| brick.needs_operator()).map(|brick| brick.index)
+        else {
             return;
         };
         self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
         let visited = self.visits.values().any(|visit| visit.brick == brick);
         let state = &self.bricks[usize::from(brick.0)];
-        if state.process.is_none() || !state.disk.blank || visited {
+        if state.process.is_none() || visited {
+            return;
+        }
+        if !state.disk.blank {
+            // Nobody has looked at it yet; or the last answer to the operator was lost, and all is well.
+            self.raise_starts(brick);
             return;
         }
         let Some(registers) = self.registers_without(brick) else { return };
@@ -168,13 +175,22 @@ impl World {
             return;
         }
         self.note_brick(brick, format_args!("has its registers back"));
+        self.raise_starts(brick);
+    }
+
+    /// A brick that was taught is restarted until it counts more starts than the others' records know. (One
+    /// that is on its way may know more: then it is declared blank again, and this starts over.)
+    fn raise_starts(&mut self, brick: BrickIndex) {
+        if !self.brick(brick).taught {
+            return;
+        }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
-        self.brick(brick).restored = false;
         while self.brick(brick).starts <= known {
             self.kill_brick(brick);
             self.start_brick(brick);
         }
+        (self.brick(brick).restored, self.brick(brick).taught) = (false, false);
     }
 
     /// The operator's connection never came about.
