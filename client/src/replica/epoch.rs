@@ -125,6 +125,11 @@ impl Group {
                 }
             }
             Stage::Accepting { record, promised, .. } => {
+                let seen = self.bricks[usize::from(brick.0)].seen.unwrap_or_default();
+                let recorded = record.members.get(usize::from(brick.0));
+                if recorded.is_some_and(|member| is_older(seen, member.incarnation)) {
+                    return self.declare_blank(brick);
+                }
                 promised.insert(brick);
                 let frame = accept_frame(self.config.image, ballot, record.to_bytes());
                 self.send_frame(brick, CoreIndex(0), frame, Purpose::Accept(ballot));
