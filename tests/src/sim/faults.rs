@@ -23,6 +23,9 @@ impl World {
             self.agenda.after(delay, Happening::Open(client));
         }
         self.agenda.after(self.config.faults.pause, Happening::Fault);
+        if self.config.faults.restore > 0 {
+            self.inspect();
+        }
     }
 
     /// One more fault, and the time of the next.

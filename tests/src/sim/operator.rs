@@ -57,7 +57,6 @@ impl World {
             let downtime = self.downtime();
             self.agenda.after(downtime, Happening::Start(brick));
         }
-        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
     }
 
     fn is_dispensable(&self, brick: BrickIndex) -> bool {
@@ -89,13 +88,11 @@ impl World {
         self.bricks.iter().map(|brick| brick.index).collect()
     }
 
-    /// The operator looks after the brick that was restored.
+    /// The operator looks, again and again, for the brick that was restored.
     pub(super) fn inspect(&mut self) {
-        let Some(brick) = self.bricks.iter().find(|brick| brick.needs_operator()).map(|brick| brick.index)
-        else {
-            return;
-        };
         self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+        let needy = self.bricks.iter().find(|brick| brick.needs_operator());
+        let Some(brick) = needy.map(|brick| brick.index) else { return };
         let visited = self.visits.values().any(|visit| visit.brick == brick);
         let state = &self.bricks[usize::from(brick.0)];
         if state.process.is_none() || visited {
