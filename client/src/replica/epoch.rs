@@ -125,6 +125,11 @@ impl Group {
                 }
             }
             Stage::Accepting { record, promised, .. } => {
+                let seen = self.bricks[usize::from(brick.0)].seen.unwrap_or_default();
+                let recorded = record.members.get(usize::from(brick.0));
+                if recorded.is_some_and(|member| is_older(seen, member.incarnation)) {
+                    return self.declare_blank(brick);
+                }
                 promised.insert(brick);
                 let frame = accept_frame(self.config.image, ballot, record.to_bytes());
                 self.send_frame(brick, CoreIndex(0), frame, Purpose::Accept(ballot));
@@ -302,8 +307,9 @@ impl Group {
             // Who lost writes with its boot is known by the boot that the record names: that stays until
             // the brick is equal again or leaves S, or our successor would take it for a good copy.
             let unequal = record.kind == RecordKind::Recovering || self.brick(brick).lost_memory;
+            // Nor does an older copy's life ever replace the one it forgot: nobody could tell any more.
             if let Some(seen) = self.brick(brick).seen
-                && seen.start >= member.incarnation.start
+                && !is_older(seen, member.incarnation)
                 && !(unequal && record.in_sync.contains(brick))
             {
                 *member = Member { incarnation: seen, ..*member };

@@ -98,6 +98,8 @@ pub struct Brick {
     pub older: Option<(Disk, u64)>,
     /// It was replaced by that copy, and nobody has helped it yet.
     pub restored: bool,
+    /// It has its registers back.
+    pub taught: bool,
     /// Boots so far.
     pub boots: u64,
     /// When the present boot began.
@@ -126,6 +128,7 @@ impl Brick {
             starts: 0,
             older: None,
             restored: false,
+            taught: false,
             boots: 1,
             booted_at: Timestamp::ZERO,
             powered: true,
@@ -209,6 +212,7 @@ impl Brick {
     /// are as old as it is.
     pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool) {
         if self.disk.blank && !blank {
+            self.taught = true;
             let nothing_known =
                 SavedDirty { image: IMAGE, exact: false, unsynced: false, shards: Vec::new() };
             for lane in 0..self.lanes {
@@ -216,6 +220,11 @@ impl Brick {
             }
         }
         (self.disk.membership, self.disk.blank) = (membership, blank);
+    }
+
+    /// Whether it may not vote, or has forgotten promises and nobody has noticed.
+    pub fn needs_operator(&self) -> bool {
+        self.restored || self.disk.blank
     }
 
     /// The process, if it is the one that `life` names.

@@ -23,7 +23,9 @@ impl World {
             return;
         }
         let cores = self.random.within(1..=u64::from(self.config.cores_max)) as u16;
-        if self.config.faults.restore > 0 && self.faulty && self.random.chance(0.5) {
+        let copied = self.brick(brick).older.is_some();
+        // Rarely a newer one: the older a copy, the more it has forgotten.
+        if self.config.faults.restore > 0 && (!copied || self.random.chance(0.2)) {
             let state = self.brick(brick);
             let mut copy = state.disk.clone();
             let starts = state.starts;

@@ -24,7 +24,7 @@ pub enum Length {
 }
 
 /// Requests of a short seed.
-const SHORT_REQUESTS: u32 = 32;
+const SHORT_REQUESTS: u32 = 24;
 /// Requests of a long seed.
 const LONG_REQUESTS: u32 = 120;
 /// Share of short seeds in the mix.
@@ -273,7 +273,7 @@ fn draw_faults(random: &mut Random, short: bool) -> Faults {
         power_loss: weight(&[0, 0, 0, 2, 4]),
         kill_all: weight(&[0, 0, 0, 1]),
         power_cut: weight(&[0, 0, 0, 1]),
-        restore: weight(&[0, 0, 0, 2]),
+        restore: weight(&[0, 0, 0, 4]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),

@@ -9,6 +9,11 @@ use super::agenda::Happening;
 use super::config::Moment;
 use super::world::World;
 
+/// A fault.
+type Strike = fn(&mut World);
+/// A fault at a brick.
+type StrikeAt = fn(&mut World, BrickIndex);
+
 impl World {
     /// Starts the phase with faults.
     pub fn begin_faults(&mut self) {
@@ -18,6 +23,9 @@ impl World {
             self.agenda.after(delay, Happening::Open(client));
         }
         self.agenda.after(self.config.faults.pause, Happening::Fault);
+        if self.config.faults.restore > 0 {
+            self.inspect();
+        }
     }
 
     /// One more fault, and the time of the next.
@@ -29,7 +37,7 @@ impl World {
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;
-        let kinds: [(u32, fn(&mut World)); 13] = [
+        let kinds: [(u32, Strike); 13] = [
             (faults.kill, |world| {
                 let brick = world.any_brick();
                 world.fail_brick(brick, false);
@@ -40,10 +48,7 @@ impl World {
             }),
             (faults.kill_all, |world| world.fail_all(false)),
             (faults.power_cut, |world| world.fail_all(true)),
-            (faults.restore, |world| {
-                let brick = world.any_brick();
-                world.restore_brick(brick);
-            }),
+            (faults.restore, World::restore_brick),
             (faults.restart, |world| {
                 let brick = world.any_brick();
                 world.stop_brick(brick);
@@ -113,7 +118,7 @@ impl World {
         }
         let victim = if self.random.chance(0.6) { brick } else { self.any_brick() };
         let faults = self.config.faults;
-        let kinds: [(u32, fn(&mut World, BrickIndex)); 7] = [
+        let kinds: [(u32, StrikeAt); 7] = [
             (faults.kill, |world, brick| world.fail_brick(brick, false)),
             (faults.power_loss, |world, brick| world.fail_brick(brick, true)),
             (faults.kill_all, |world, _| world.fail_all(false)),
@@ -345,7 +350,11 @@ impl World {
             let process = self.brick(brick).process.as_ref();
             let stopping = process.is_some_and(|process| process.stopping);
             let vote_lost = process.is_some() && self.brick(brick).vote_lost;
-            if (stopping || vote_lost) && self.may_restart(brick) {
+            if stopping || vote_lost {
+                if !self.may_restart(brick) {
+                    // Nobody has looked at it since it was restored, and another start would hide that.
+                    self.brick(brick).disk.blank = true;
+                }
                 self.kill_brick(brick);
             }
             self.start_brick(brick);

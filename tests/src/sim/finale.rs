@@ -9,6 +9,7 @@ use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserReque
 use brick_wire::{BrickIndex, SessionId};
 
 use super::agenda::Happening;
+use super::brick::Brick;
 use super::checker::What;
 use super::session::Answer;
 use super::world::World;
@@ -34,6 +35,11 @@ impl World {
     pub fn finale(&mut self) -> Result<(), Failure> {
         let id = self.open_until_served(0)?;
         self.until_in_sync(id)?;
+        // Healthy is a matter of data bricks; an arbiter that was restored may be without its registers still.
+        self.until("the operator has helped every brick", |world| {
+            !world.bricks.iter().any(Brick::needs_operator)
+        })?;
+        self.run_for(CATCH_UP);
         // The arbiter has nothing to heal, but may still hang on an operation of a slow disk.
         let busy_until = self.disks_busy_until;
         self.until("every brick is connected", |world| {

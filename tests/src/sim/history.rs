@@ -152,17 +152,22 @@ impl History {
 
     /// A flush made at `made_at` completed. It covers what had been completed then.
     pub fn flush(&mut self, now: Timestamp, order: Order, made_at: Timestamp) {
-        let covers = |entry: &Entry| {
-            let own = entry.order.0 == order.0 && entry.completed_at.is_some_and(|at| at <= made_at);
-            entry.order < order && (own || entry.certain_at.is_some_and(|at| at <= made_at))
-        };
-        if let Some(index) = self.entries.iter().rposition(covers) {
+        if let Some(index) = self.covered(order, made_at) {
             self.entries[index].flushed = true;
             self.entries[index].certain_at.get_or_insert(now);
         }
         for entry in &mut self.entries {
             entry.gone |= entry.void_at.is_some_and(|at| at <= made_at) && entry.completed_at.is_none();
         }
+    }
+
+    /// The place of the last write that a flush made at `made_at` covers.
+    pub fn covered(&self, order: Order, made_at: Timestamp) -> Option<usize> {
+        let covers = |entry: &Entry| {
+            let own = entry.order.0 == order.0 && entry.completed_at.is_some_and(|at| at <= made_at);
+            entry.order < order && (own || entry.certain_at.is_some_and(|at| at <= made_at))
+        };
+        self.entries.iter().rposition(covers)
     }
 
     /// Power was lost where it mattered: what no flush covers may be undone.
@@ -190,11 +195,6 @@ impl History {
     /// The place of the last write that a completed flush covers.
     pub fn flushed(&self) -> usize {
         self.entries.iter().rposition(|entry| entry.flushed).unwrap_or(0)
-    }
-
-    /// The place of the last write before a request that a completed flush covers.
-    pub fn flushed_before(&self, order: Order) -> usize {
-        self.entries.iter().rposition(|entry| entry.flushed && entry.order < order).unwrap_or(0)
     }
 
     /// Whether every copy refused a write and none completed since.

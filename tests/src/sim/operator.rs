@@ -18,7 +18,7 @@ use brick_wire::{
 use bytes::Bytes;
 
 use super::agenda::Happening;
-use super::brick::brick_uuid;
+use super::brick::{Brick, brick_uuid};
 use super::network::{Caller, ConnectionKey, Packet, Side};
 use super::world::{VOLUME, World};
 
@@ -37,29 +37,35 @@ impl World {
     /// machine. What a copy forgets is only bearable where the rules can see it, so: never a brick of S
     /// (its flushed blocks would be gone), never beside a second one, never where the others are no quorum
     /// without it, and only if each of them knows a later start of it than the copy will count.
-    pub(super) fn restore_brick(&mut self, brick: BrickIndex) {
-        let Some((disk, starts)) = self.brick(brick).older.clone() else { return };
-        let others = self.all_bricks().without(brick);
-        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
-        let another = self.bricks.iter().any(|state| state.restored);
-        if in_sync || another || !self.is_quorum(others) {
+    pub(super) fn restore_brick(&mut self) {
+        let eligible: Vec<BrickIndex> =
+            self.all_bricks().iter().filter(|brick| self.is_dispensable(*brick)).collect();
+        if eligible.is_empty() {
             return;
         }
-        if others.iter().any(|other| self.starts_known(other, brick) <= starts) {
-            return;
-        }
+        let brick = eligible[self.random.index(eligible.len())];
+        let (disk, starts) = self.brick(brick).older.clone().expect("dispensable bricks have a copy");
         let was_running = self.brick(brick).process.is_some();
         if self.brick(brick).powered {
             self.lose_power(brick);
         }
         self.note_brick(brick, format_args!("is restored from a copy made before start {}", starts + 1));
         let state = self.brick(brick);
-        (state.disk, state.starts, state.restored) = (disk, starts, true);
+        (state.disk, state.starts) = (disk, starts);
+        (state.restored, state.taught) = (true, false);
         if was_running {
             let downtime = self.downtime();
             self.agenda.after(downtime, Happening::Start(brick));
         }
-        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+    }
+
+    fn is_dispensable(&self, brick: BrickIndex) -> bool {
+        let Some((_, starts)) = &self.bricks[usize::from(brick.0)].older else { return false };
+        let others = self.all_bricks().without(brick);
+        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
+        let another = self.bricks.iter().any(Brick::needs_operator);
+        let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
+        known && !in_sync && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
@@ -82,15 +88,19 @@ impl World {
         self.bricks.iter().map(|brick| brick.index).collect()
     }
 
-    /// The operator looks after the brick that was restored.
+    /// The operator looks, again and again, for the brick that was restored.
     pub(super) fn inspect(&mut self) {
-        let Some(brick) = self.bricks.iter().find(|brick| brick.restored).map(|brick| brick.index) else {
-            return;
-        };
         self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+        let needy = self.bricks.iter().find(|brick| brick.needs_operator());
+        let Some(brick) = needy.map(|brick| brick.index) else { return };
         let visited = self.visits.values().any(|visit| visit.brick == brick);
         let state = &self.bricks[usize::from(brick.0)];
-        if state.process.is_none() || !state.disk.blank || visited {
+        if state.process.is_none() || visited {
+            return;
+        }
+        if !state.disk.blank {
+            // Nobody has looked at it yet; or the last answer to the operator was lost, and all is well.
+            self.raise_starts(brick);
             return;
         }
         let Some(registers) = self.registers_without(brick) else { return };
@@ -162,13 +172,22 @@ impl World {
             return;
         }
         self.note_brick(brick, format_args!("has its registers back"));
+        self.raise_starts(brick);
+    }
+
+    /// A brick that was taught is restarted until it counts more starts than the others' records know. (One
+    /// that is on its way may know more: then it is declared blank again, and this starts over.)
+    fn raise_starts(&mut self, brick: BrickIndex) {
+        if !self.brick(brick).taught {
+            return;
+        }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
-        self.brick(brick).restored = false;
         while self.brick(brick).starts <= known {
             self.kill_brick(brick);
             self.start_brick(brick);
         }
+        (self.brick(brick).restored, self.brick(brick).taught) = (false, false);
     }
 
     /// The operator's connection never came about.

@@ -237,10 +237,11 @@ impl World {
         let durable = matches!(asked.what, What::Flush | What::Write { fua: true, .. });
         let mut complaint = None;
         for ((shard, block, half), history, tag) in self.checker.concerned(&asked.what) {
-            // A session that was replaced meanwhile answers for what it wrote, not for its successors.
+            // A session that was replaced meanwhile answers for what it wrote before, not for what its
+            // successors wrote, or flushed on an S of theirs.
             let least = match tag {
                 Some(tag) => history.index(tag).expect("completed writes were begun"),
-                None => history.flushed_before(asked.order),
+                None => history.covered(asked.order, asked.made_at).unwrap_or(0),
             };
             for brick in &self.bricks {
                 let lost_power = brick.booted_at > asked.made_at;
