@@ -42,8 +42,8 @@ pub(super) struct Change {
 enum Stage {
     /// Collecting promises, and the record accepted under the highest ballot.
     Preparing { promised: BrickSet, best: Option<(Epoch, EpochRecord)>, held: Held },
-    /// Collecting accepts.
-    Accepting { record: EpochRecord, promised: BrickSet, accepted: BrickSet },
+    /// Collecting accepts of a record that follows the one accepted at `base`.
+    Accepting { base: Epoch, record: EpochRecord, promised: BrickSet, accepted: BrickSet },
     /// A ballot was refused; pausing.
     Backoff { until: Timestamp },
 }
@@ -96,6 +96,19 @@ impl Group {
         }
     }
 
+    /// A link broke. What the brick promised or accepted counts no more until it says so again: it may come back
+    /// without its registers (rule R2).
+    pub(super) fn forget_votes(&mut self, brick: BrickIndex) {
+        match self.change.as_mut().map(|change| &mut change.stage) {
+            Some(Stage::Preparing { promised, .. }) => promised.remove(brick),
+            Some(Stage::Accepting { promised, accepted, .. }) => {
+                promised.remove(brick);
+                accepted.remove(brick);
+            }
+            Some(Stage::Backoff { .. }) | None => {}
+        }
+    }
+
     pub(super) fn handle_promise(&mut self, brick: BrickIndex, ballot: Epoch, reply: &Frame) {
         let Some(change) = &self.change else {
             // Decided without it: the promise alone doesn't make it useful.
@@ -123,6 +136,12 @@ impl Group {
                 {
                     *best = Some((state.accepted, record));
                 }
+            }
+            Stage::Accepting { base, .. } if state.accepted > *base && state.accepted != ballot => {
+                // It promised before, lost its registers, and learned what was decided meanwhile without that
+                // promise: our record doesn't follow the newest one.
+                let attempts = change.attempts + 1;
+                self.prepare(attempts);
             }
             Stage::Accepting { record, promised, .. } => {
                 let seen = self.bricks[usize::from(brick.0)].seen.unwrap_or_default();
@@ -232,7 +251,7 @@ impl Group {
             let Held { holder, lease_left_ms, .. } = held;
             return self.end(GroupError::Held { holder, lease_left_ms });
         }
-        let Some((_, base)) = best.clone() else {
+        let Some((base_epoch, base)) = best.clone() else {
             if self.config.is_quorum(*promised) {
                 self.end(GroupError::NoRecord);
             }
@@ -279,7 +298,7 @@ impl Group {
             self.flush.note_predecessor(base.kind == RecordKind::Closed);
         }
         let frame = accept_frame(self.config.image, ballot, record.to_bytes());
-        let stage = Stage::Accepting { record, promised, accepted: BrickSet::EMPTY };
+        let stage = Stage::Accepting { base: base_epoch, record, promised, accepted: BrickSet::EMPTY };
         self.change = Some(Change { ballot, stage, started_at, attempts });
         for brick in promised.iter() {
             self.send_frame(brick, CoreIndex(0), frame.clone(), Purpose::Accept(ballot));

@@ -259,8 +259,8 @@ impl Group {
         let data = self.config.data_bricks();
         let in_sync = self.in_sync();
         self.flush.last_clean = self.now;
-        if in_sync != data || !data.is_subset_of(flushed) || !self.suspect.is_empty() || self.change.is_some()
-        {
+        let settled = self.change.is_none() && self.dropping.is_empty() && self.suspect.is_empty();
+        if !settled || in_sync != data || !data.is_subset_of(flushed) {
             return;
         }
         self.flush.stale_bits = self.has_writes() || self.flush.has_unflushed();

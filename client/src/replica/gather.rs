@@ -113,6 +113,11 @@ impl Heal {
         self.list.values().map(|set| set.count() as u64).sum()
     }
 
+    /// Blocks of a shard with a write that the brick hasn't answered.
+    pub(super) fn unanswered(&self, shard: ShardIndex) -> impl Iterator<Item = BlockRange> {
+        self.followed.iter().filter(move |followed| followed.shard == shard).map(|followed| followed.blocks)
+    }
+
     /// Nothing listed, nothing in flight: it has every completed write.
     pub(super) fn is_equal(&self) -> bool {
         self.list.is_empty() && self.followed.is_empty() && self.pulls == 0

@@ -317,6 +317,7 @@ impl Group {
         state.accepted = brick_wire::Epoch::ZERO;
         state.catching_up = None;
         state.renewed_at = None;
+        self.forget_votes(brick);
         for purpose in self.pending.drain(brick) {
             self.undo_sent(brick, purpose);
         }

@@ -154,6 +154,8 @@ impl Group {
                     left.remove_all(&pull.blocks);
                 }
             }
+            // Nor is a pull ever in flight beside a write to the same blocks (rule I13).
+            heal.unanswered(*shard).for_each(|blocks| left.remove_range(blocks));
             let mut chosen = BlockSet::new();
             let mut count = 0;
             for run in left.runs(PULL_BLOCKS_MAX as u16) {

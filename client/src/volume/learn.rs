@@ -1,16 +1,20 @@
 //! Giving a blank brick its registers back (rule R2).
 //!
 //! A brick that lost its registers may not vote, since it may have forgotten promises. It may again once it
-//! holds, for every register, the highest promise and the last accepted value of a majority of the group
-//! that doesn't count it: any ballot it may have promised was promised there, too.
+//! holds, for every register, what a majority of the group holds that doesn't count it, and a promise that this
+//! majority gave *to us*: any ballot that the brick may have forgotten is below it there, and is refused.
+//!
+//! Reading alone would not do: a change that counts a vote of the brick's former life could still be accepted by
+//! the brick that was read before, and another one, higher, by those that were taught. A holder in the middle of
+//! a change is stopped by a bare promise, and prepares again, higher (rule R4).
 
 use std::collections::BTreeMap;
 
 use brick_wire::cursor::Body;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterKind, RegisterState};
-use brick_wire::{BrickIndex, Opcode, Status};
+use brick_wire::{Opcode, Status};
 
-use super::registers::{Reached, list_one};
+use super::registers::Reached;
 use super::{Volume, VolumeError};
 use crate::driver::control::Control;
 
@@ -40,23 +44,13 @@ impl Volume {
     }
 }
 
-/// The highest promise and the last accepted value of every register, from a majority.
+/// What a majority holds of every register, promised to us by that majority.
 async fn gather(reached: &Reached) -> Result<BTreeMap<RegisterKey, RegisterState>, VolumeError> {
-    let mut registers: BTreeMap<RegisterKey, RegisterState> = BTreeMap::new();
-    let voters = reached.controls.iter().enumerate().filter_map(|(index, control)| {
-        let control = control.as_ref().ok().filter(|control| !control.welcome.blank)?;
-        Some((BrickIndex(index as u8), control))
-    });
-    for (brick, control) in voters {
-        for kind in KINDS {
-            for entry in list_one(control, brick, kind).await? {
-                let known = registers.entry(entry.key).or_default();
-                known.promised = known.promised.max(entry.state.promised);
-                if entry.state.accepted > known.accepted {
-                    known.accepted = entry.state.accepted;
-                    known.value = entry.state.value;
-                }
-            }
+    let mut registers = BTreeMap::new();
+    for kind in KINDS {
+        for key in reached.keys(kind).await? {
+            let state = reached.claim(&key).await?;
+            registers.insert(key, state);
         }
     }
     Ok(registers)

@@ -18,7 +18,7 @@ use crate::driver::clock::jittered;
 use crate::driver::connection::ConnectError;
 use crate::driver::control::Control;
 use crate::replica::Quorum;
-use crate::replica::proposer::{Proposer, Step};
+use crate::replica::proposer::{ATTEMPTS_MAX, Proposer, Step};
 
 /// First pause after a refused ballot.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -221,7 +221,45 @@ impl Reached {
         Ok((!value.is_empty()).then_some(value))
     }
 
-    /// All registers of a kind with the newest value any voter holds, in key order.
+    /// Has a quorum promise us a ballot higher than all it promised before, and returns the newest value that it
+    /// accepted. Nothing is accepted: a holder prepares again, higher, and goes on.
+    pub(super) async fn claim(&self, key: &RegisterKey) -> Result<RegisterState, VolumeError> {
+        let mut ballot = Epoch { counter: 1, session: self.session };
+        for _ in 0..ATTEMPTS_MAX {
+            let mut header = Header::request(Opcode::RegisterPrepare, RequestId(0));
+            header.epoch = ballot;
+            // A lease is about who may hold the image; this takes it from nobody.
+            header.flags = Flags::FORCE;
+            let (count, mut answers) = self.broadcast(header, &key.to_bytes());
+            let (mut promised, mut newest, mut seen) =
+                (BrickSet::EMPTY, RegisterState::default(), ballot.counter);
+            for _ in 0..count {
+                let Some((brick, Ok(frame))) = answers.recv().await else { continue };
+                let state = self.state(brick, &frame)?;
+                seen = seen.max(state.promised.counter);
+                if frame.header.status == Status::Ok {
+                    promised.insert(brick);
+                    if state.accepted > newest.accepted {
+                        newest = state;
+                    }
+                }
+            }
+            if self.is_quorum(promised) {
+                return Ok(RegisterState { promised: ballot, lease_left_ms: 0, ..newest });
+            }
+            ballot.counter = seen + 1;
+            monoio::time::sleep(jittered(RETRY_PAUSE)).await;
+        }
+        Err(VolumeError::Contended)
+    }
+
+    /// The names of all registers of a kind that a quorum knows, in order.
+    pub(super) async fn keys(&self, kind: RegisterKind) -> Result<Vec<RegisterKey>, VolumeError> {
+        Ok(self.list(kind).await?.into_keys().collect())
+    }
+
+    /// All registers of a kind with the newest value any voter holds, in key order; those that hold only a
+    /// promise included.
     pub(super) async fn list(
         &self,
         kind: RegisterKind,
@@ -251,7 +289,7 @@ impl Reached {
 }
 
 /// All registers of a kind that one brick holds.
-pub(super) async fn list_one(
+async fn list_one(
     control: &Control,
     brick: BrickIndex,
     kind: RegisterKind,
