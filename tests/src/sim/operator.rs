@@ -50,8 +50,9 @@ impl World {
             self.lose_power(brick);
         }
         self.note_brick(brick, format_args!("is restored from a copy made before start {}", starts + 1));
+        let now = self.agenda.now();
         let state = self.brick(brick);
-        (state.disk, state.starts) = (disk, starts);
+        (state.disk, state.starts, state.restored_at) = (disk, starts, now);
         (state.restored, state.taught) = (true, false);
         if was_running {
             let downtime = self.downtime();
