@@ -13,7 +13,7 @@ use brick_wire::handshake::{Hello, PeerKind};
 use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
-    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, SessionId, Status,
+    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, Role, SessionId, Status,
 };
 use bytes::Bytes;
 
@@ -66,7 +66,9 @@ impl World {
         let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
         let another = self.bricks.iter().any(Brick::needs_operator);
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
-        known && !in_sync && !another && self.is_quorum(others)
+        // A data brick's join may be under way, and be decided after the brick has forgotten what it held.
+        let joins = self.bricks[usize::from(brick.0)].role == Role::Data && !self.network.keys().is_empty();
+        known && !in_sync && !joins && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
