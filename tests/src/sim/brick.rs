@@ -98,6 +98,8 @@ pub struct Brick {
     pub older: Option<(Disk, u64)>,
     /// It was replaced by that copy, and nobody has helped it yet.
     pub restored: bool,
+    /// When it was replaced last.
+    pub restored_at: Timestamp,
     /// It has its registers back.
     pub taught: bool,
     /// Boots so far.
@@ -128,6 +130,7 @@ impl Brick {
             starts: 0,
             older: None,
             restored: false,
+            restored_at: Timestamp::ZERO,
             taught: false,
             boots: 1,
             booted_at: Timestamp::ZERO,

@@ -13,7 +13,7 @@ use brick_wire::handshake::{Hello, PeerKind};
 use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
-    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, SessionId, Status,
+    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, Role, SessionId, Status,
 };
 use bytes::Bytes;
 
@@ -50,8 +50,9 @@ impl World {
             self.lose_power(brick);
         }
         self.note_brick(brick, format_args!("is restored from a copy made before start {}", starts + 1));
+        let now = self.agenda.now();
         let state = self.brick(brick);
-        (state.disk, state.starts) = (disk, starts);
+        (state.disk, state.starts, state.restored_at) = (disk, starts, now);
         (state.restored, state.taught) = (true, false);
         if was_running {
             let downtime = self.downtime();
@@ -65,7 +66,9 @@ impl World {
         let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
         let another = self.bricks.iter().any(Brick::needs_operator);
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
-        known && !in_sync && !another && self.is_quorum(others)
+        // A data brick's join may be under way, and be decided after the brick has forgotten what it held.
+        let joins = self.bricks[usize::from(brick.0)].role == Role::Data && !self.network.keys().is_empty();
+        known && !in_sync && !joins && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts

@@ -245,7 +245,11 @@ impl World {
             };
             for brick in &self.bricks {
                 let lost_power = brick.booted_at > asked.made_at;
-                if !in_sync.contains(brick.index) || history.is_refused() || (lost_power && !durable) {
+                // Only a session that doesn't know yet that it was replaced has it in S still: its answer is
+                // from before.
+                let restored = brick.restored_at > asked.made_at;
+                let excused = history.is_refused() || restored || (lost_power && !durable);
+                if !in_sync.contains(brick.index) || excused {
                     continue;
                 }
                 let file = self.file(shard);
