@@ -178,6 +178,9 @@ pub struct NbdArguments {
     /// Fence a client that has the image open
     #[arg(long)]
     pub takeover: bool,
+    /// Wait so many seconds for a client that has the image open to give it back (live migration)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, conflicts_with = "takeover")]
+    pub wait: u64,
     /// Refuse writes
     #[arg(long)]
     pub read_only: bool,

@@ -237,7 +237,7 @@ impl Group {
             Purpose::CatchUpAccept(epoch) => self.handle_catch_up_accepted(brick, epoch, status),
             Purpose::Write(key) => self.handle_written(brick, key, reply.header),
             Purpose::Follow(key, shard, blocks) => {
-                self.handle_followed(brick, key, (shard, blocks), reply.header)
+                self.handle_followed(brick, key, (shard, blocks), reply.header);
             }
             Purpose::Read(key) => self.handle_read(brick, key, reply),
             Purpose::Flush(key) => self.handle_flushed(brick, key, core, reply.header),

@@ -4,7 +4,7 @@
 //! the shards go, so whatever is interrupted leaves either a whole image, or leftovers that no name reaches
 //! and that the next `rm` or `heal` clears away (rule R3).
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN};
@@ -34,6 +34,9 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Fence a client that still holds it.
     pub takeover: bool,
+    /// Wait so long for a client that holds it to give it back, as a live migration does; without it, an image in
+    /// use is an error as soon as its holder is seen to live.
+    pub wait: Duration,
 }
 
 /// What is known of an image.
@@ -243,7 +246,7 @@ impl Volume {
             let mut config =
                 self.group_config(usize::from(*group), value.image, value.shard_shift, session, options);
             config.purpose = purpose;
-            match self.open_when_free(config).await {
+            match self.open_when_free(config, options.wait).await {
                 Ok(session) => sessions.push(session),
                 Err(source) => {
                     for session in &sessions {
@@ -259,7 +262,8 @@ impl Volume {
     /// Opens one group. If the image is held, watches the lease: while it only runs down its holder may be
     /// dead, so the open waits; when it is renewed again and again the holder lives, and the open fails. One
     /// renewal may be none: bricks that start count as if they had just heard of the holder (rule I8).
-    async fn open_when_free(&self, config: GroupConfig) -> Result<Session, GroupError> {
+    async fn open_when_free(&self, config: GroupConfig, wait: Duration) -> Result<Session, GroupError> {
+        let started = Instant::now();
         let mut last: Option<(SessionId, u32)> = None;
         let mut renewals = 0;
         loop {
@@ -270,7 +274,7 @@ impl Volume {
                     let renewed =
                         last.is_some_and(|(last_holder, left)| last_holder == holder && lease_left_ms > left);
                     renewals += u32::from(renewed);
-                    if renewals >= RENEWALS_OF_THE_LIVING {
+                    if renewals >= RENEWALS_OF_THE_LIVING && started.elapsed() >= wait {
                         return Err(GroupError::Held { holder, lease_left_ms });
                     }
                     last = Some((holder, lease_left_ms));

@@ -67,7 +67,7 @@ impl VolumeEngine {
             .enable_timer()
             .build()
             .map_err(VolumeEngineError::Runtime)?;
-        let options = OpenOptions { read_only: !job.writes(), takeover: false };
+        let options = OpenOptions { read_only: !job.writes(), ..OpenOptions::default() };
         let image = runtime.block_on(volume.open_image(name, options))?;
         let mut random = Random::new(job.seed);
         let mut random_block = || {

@@ -1,6 +1,7 @@
 //! `nbd`: an image as an NBD export, until a signal or until the image is taken over.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use brick_client::{Image, OpenOptions, Volume};
 use brick_nbd::{ExportInfo, Server};
@@ -16,7 +17,11 @@ pub async fn serve(volume: &Volume, arguments: NbdArguments) -> Result<(), Error
     let name = arguments.name.as_str().to_owned();
     // Listen before the image is opened: a port in use must not cost anybody the image.
     let (server, place) = bind(&arguments)?;
-    let options = OpenOptions { read_only: arguments.read_only, takeover: arguments.takeover };
+    let options = OpenOptions {
+        read_only: arguments.read_only,
+        takeover: arguments.takeover,
+        wait: Duration::from_secs(arguments.wait),
+    };
     let image = volume.open_image(&arguments.name, options).await?;
     let (ended, end_reason) = watch_end(&image);
     let stop = async {

@@ -59,7 +59,7 @@ pub async fn import(
             volume.create_image(name, create).await?;
         }
     }
-    let open = OpenOptions { read_only: false, takeover: options.takeover };
+    let open = OpenOptions { takeover: options.takeover, ..OpenOptions::default() };
     let image = volume.open_image(name, open).await?;
     let result = fill(&image, &source, name, options.overwrite).await;
     let closed = image.close().await.map_err(|source| image_error(name, source));
@@ -134,7 +134,8 @@ pub async fn export(
     force: bool,
     takeover: bool,
 ) -> Result<(), Error> {
-    let image = volume.open_image(name, OpenOptions { read_only: true, takeover }).await?;
+    let image =
+        volume.open_image(name, OpenOptions { read_only: true, takeover, ..OpenOptions::default() }).await?;
     let result = drain(&image, name, file, force).await;
     let closed = image.close().await.map_err(|source| image_error(name, source));
     let copied = result?;
