@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use brick_tests::cluster::nbd::NbdServer;
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES};
 use brick_tests::cluster::{Cluster, D1, D2};
 
@@ -72,8 +73,9 @@ fn an_image_is_handed_over_to_who_waits_for_it() {
     cluster.create_image("vm", "64M");
     let first = cluster.serve("vm");
     let mut client = first.connect();
+    let (volume, socket, logs) = (cluster.volume().to_owned(), cluster.fresh_socket(), cluster.logs());
     thread::scope(|scope| {
-        let second = scope.spawn(|| cluster.try_serve("vm", &["--wait", "60"]));
+        let second = scope.spawn(|| NbdServer::start(&volume, "vm", socket, &logs, &["--wait", "60"]));
         thread::sleep(A_WHILE);
         assert!(!second.is_finished(), "it waits");
         client.write(0, &pattern::blocks(0, 1, 7)).expect("the first one serves on");

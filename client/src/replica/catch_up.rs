@@ -114,6 +114,7 @@ impl Group {
             // The record learns the new life when it is changed next; an arbiter has nothing to lose.
             return;
         }
+        self.flush.note_restarted();
         if rebooted && matches!(self.phase, Phase::Recovering) {
             // What was made equal may be unequal again, and the source may have been this one: start over.
             return self.end(GroupError::LostWrites);

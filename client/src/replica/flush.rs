@@ -40,6 +40,9 @@ pub(super) struct FlushState {
     background: bool,
     /// The last copies failed a flush, and none has succeeded since.
     failed: bool,
+    /// A copy of S that restarted counts all its bits as older than this session. Some are of writes that
+    /// are still under way, so nothing is cleaned below the generation of that moment.
+    clean_from: Generation,
 }
 
 /// A flush under way.
@@ -78,7 +81,13 @@ impl FlushState {
             last_clean: now,
             background: false,
             failed: false,
+            clean_from: Generation(0),
         }
+    }
+
+    /// A brick of S is back in another life, with its disk as it was.
+    pub(super) fn note_restarted(&mut self) {
+        self.clean_from = self.generation;
     }
 
     /// Whether a flush failed on every copy: another start of a brick may have made it forget that.
@@ -259,6 +268,9 @@ impl Group {
         let data = self.config.data_bricks();
         let in_sync = self.in_sync();
         self.flush.last_clean = self.now;
+        if boundary < self.flush.clean_from {
+            return;
+        }
         let settled = self.change.is_none() && self.dropping.is_empty() && self.suspect.is_empty();
         if !settled || in_sync != data || !data.is_subset_of(flushed) {
             return;

@@ -16,7 +16,7 @@ pub enum Length {
     /// Most seeds are short, some are long: most mistakes need few steps, and others need many.
     #[default]
     Mixed,
-    /// [`SHORT_REQUESTS`], with every kind of fault, but not for ever: more seeds, and so more different
+    /// Few requests, with every kind of fault, but not for ever: more seeds, and so more different
     /// worlds, in the same time.
     Short,
     /// So many requests, with faults as long as they last.

@@ -186,9 +186,16 @@ impl World {
         }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
-        while self.brick(brick).starts <= known {
-            self.kill_brick(brick);
+        // Once at least: a session whose link came up while the brick was blank doesn't count it until the
+        // link is another.
+        loop {
+            if self.brick(brick).process.is_some() {
+                self.kill_brick(brick);
+            }
             self.start_brick(brick);
+            if self.brick(brick).starts > known {
+                break;
+            }
         }
         (self.brick(brick).restored, self.brick(brick).taught) = (false, false);
     }
