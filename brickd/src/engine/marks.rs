@@ -58,7 +58,10 @@ impl Engine {
     pub(super) fn load_marks(&mut self, images: &[ImageUuid]) {
         for image in images {
             let shards: Vec<_> = self.dirty.shards_from(*image, ShardIndex(0)).collect();
-            for (shard, blocks) in shards {
+            // A shard without a file lost nothing: it reads as zeros, and no pull would ever write it.
+            for (shard, blocks) in
+                shards.into_iter().filter(|(shard, _)| self.files.exists_soon((*image, *shard)))
+            {
                 self.syncs.must_be_written_again((*image, shard), &blocks);
             }
         }

@@ -61,6 +61,8 @@ impl World {
         self.ask_all(id, vec![What::Flush])?;
         // A brick that remembered a failed sync left S with that flush, and comes back rewritten.
         self.until_in_sync(id)?;
+        // The arbiter may hear of the epoch after the flush, and would keep its bits until the next session.
+        self.run_for(CATCH_UP);
         self.ask_all(id, vec![What::Flush])?;
         self.close(id)?;
         self.stop_all()?;

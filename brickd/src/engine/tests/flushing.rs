@@ -123,6 +123,14 @@ fn flushing_fails_in_the_next_life_until_every_dirty_block_is_rewritten() {
 }
 
 #[test]
+fn flushing_misses_nothing_of_a_shard_without_a_file() {
+    let (mut brick, _) = failed_holder();
+    brick.files.clear();
+    let (mut again, alice) = crashed(&brick, Role::Data);
+    assert_eq!(again.flush(alice, EPOCH), Some(Status::Ok), "no pull would ever write its zeros");
+}
+
+#[test]
 fn flushing_on_another_boot_knows_nothing_of_the_failure() {
     let (mut brick, _) = failed_holder();
     // As the store loads them then.
