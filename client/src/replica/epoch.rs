@@ -444,6 +444,9 @@ impl Group {
             self.drive_all();
             return self.consider_drops();
         }
+        if in_sync.is_subset_of(self.dropping) && !matches!(self.phase, Phase::Recovering) {
+            return self.refuse_everywhere();
+        }
         let mut dropping = self.dropping;
         if self.somebody_waits() {
             let required = self.required();

@@ -69,6 +69,13 @@ struct Covers {
     equal: bool,
 }
 
+impl FlushOperation {
+    /// Whether one of `bricks` refused it.
+    pub(super) fn has_failed_on(&self, bricks: BrickSet) -> bool {
+        !self.failed.intersection(bricks).is_empty()
+    }
+}
+
 impl FlushState {
     pub(super) fn new(now: Timestamp) -> FlushState {
         FlushState {
@@ -247,19 +254,25 @@ impl Group {
             }
             self.finish(key, Ok(Output::Done));
         } else if in_sync.is_subset_of(failed) {
-            // The last copies refuse; a second flush that says OK would prove nothing (rule I7).
-            self.flush.background &= !background;
-            self.flush.last_clean = self.now;
-            self.flush.failed = true;
-            self.finish(key, Err(GroupError::Io));
-            if matches!(self.phase, Phase::Closing) {
-                self.end(GroupError::Io);
-            }
+            self.fail_refused_flush(key);
         } else {
             for brick in failed.iter() {
                 self.dropping.insert(brick);
                 self.postpone_heal(brick);
             }
+        }
+    }
+
+    /// The last copies refuse; a second flush that says OK would prove nothing (rule I7).
+    pub(super) fn fail_refused_flush(&mut self, key: OperationKey) {
+        let Some(flush) = self.flush_mut(key) else { return };
+        let background = flush.background;
+        self.flush.background &= !background;
+        self.flush.last_clean = self.now;
+        self.flush.failed = true;
+        self.finish(key, Err(GroupError::Io));
+        if matches!(self.phase, Phase::Closing) {
+            self.end(GroupError::Io);
         }
     }
 

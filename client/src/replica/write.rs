@@ -245,18 +245,56 @@ impl Group {
             }
         } else if in_sync.is_subset_of(refused) {
             // No copy is better than another (GlusterFS issue 4613): the user is told and S stays.
-            self.flush.note_write_completed();
-            self.note_suspect(shard, blocks);
             let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
-            self.finish(key, Err(error));
-            // Last: it may reset a link, and then everything that isn't finished is driven again.
-            self.list_refused(shard, blocks);
+            self.fail_refused_write(key, shard, blocks, error);
         } else {
             for brick in refused.iter() {
                 self.dropping.insert(brick);
                 self.postpone_heal(brick);
             }
         }
+    }
+
+    /// Each copy of S refused something, if not the same thing: none is better than the others, so none leaves S
+    /// (rule I9). What was refused fails to its user; what else waits goes on.
+    pub(super) fn refuse_everywhere(&mut self) {
+        self.dropping = BrickSet::EMPTY;
+        let in_sync = self.in_sync();
+        let mut refused = Vec::new();
+        for (key, operation) in &self.operations {
+            match &operation.kind {
+                // While a brick may still apply it, it keeps its blocks (rule I13), and is settled later.
+                Kind::Write(write) if write.waiting.is_empty() && !write.refused.is_empty() => {
+                    refused.push((*key, Some((operation.shard, operation.blocks))));
+                }
+                Kind::Flush(flush) if flush.has_failed_on(in_sync) => refused.push((*key, None)),
+                _ => {}
+            }
+        }
+        for (key, written) in refused {
+            match written {
+                Some((shard, blocks)) => self.fail_refused_write(key, shard, blocks, GroupError::Io),
+                None => self.fail_refused_flush(key),
+            }
+        }
+        self.drive_all();
+    }
+
+    /// The user is told, S stays, and its copies are compared where they may differ now.
+    fn fail_refused_write(
+        &mut self,
+        key: OperationKey,
+        shard: ShardIndex,
+        blocks: BlockRange,
+        error: GroupError,
+    ) {
+        self.flush.note_write_completed();
+        self.note_suspect(shard, blocks);
+        if self.operations.contains_key(&key) {
+            self.finish(key, Err(error));
+        }
+        // Last: it may reset a link, and then everything that isn't finished is driven again.
+        self.list_refused(shard, blocks);
     }
 
     /// S refused a write that bricks outside S may have applied: they have to be compared there.
