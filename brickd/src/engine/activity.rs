@@ -234,7 +234,7 @@ impl Engine {
         active
     }
 
-    /// Notes that a shard got dirty bits, so that none of them leaves memory only.
+    /// Notes that a shard got dirty bits: it can't leave the table before they were saved.
     pub(super) fn bits_set(&mut self, key: ShardKey, any_new: bool) {
         if any_new {
             let lane = self.lane_of(key);

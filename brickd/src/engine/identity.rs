@@ -73,6 +73,9 @@ impl Engine {
         if self.registers.is_vote_lost() {
             return Err(Status::Io);
         }
+        // Images that it knows of only now have maps here that are as old as it was, too.
+        self.tell_others(|| CoreMessage::Distrust);
+        self.distrust_maps();
         self.change_identity(id, header, Change::ClearBlank)
     }
 

@@ -170,7 +170,6 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
     }
 }
 
-/// What isn't the kernel's refusal is an I/O error to the engine; the log line said more.
 /// Operators see in the log who took an image, and which copies count: each change of S is a line.
 fn note_record(entry: &RegisterEntry) {
     let RegisterKey::Epoch(image) = entry.key else { return };
@@ -191,6 +190,7 @@ fn note_record(entry: &RegisterEntry) {
     }
 }
 
+/// What isn't the kernel's refusal is an I/O error to the engine; the log line said more.
 fn to_disk_error(failure: &StoreError) -> DiskError {
     disk_error(failure.errno().unwrap_or(libc::EIO))
 }

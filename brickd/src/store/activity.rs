@@ -102,8 +102,8 @@ struct Table {
 /// Why 4 KiB are not a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Damage {
-    /// A write of it was interrupted.
-    Torn,
+    /// A write of it was interrupted; the highest number of a sector, low half.
+    Torn(u32),
     /// Its bits changed, or it was never one.
     Rotten(&'static str),
 }
@@ -114,7 +114,7 @@ pub struct ActivityFile {
     file: File,
     path: PathBuf,
     lane: LaneIndex,
-    /// Of the last table that was written wholly.
+    /// The next table gets one more. Its parity is that of the copy that counts; no number is used twice.
     sequence: u64,
 }
 
@@ -138,7 +138,7 @@ impl ActivityFile {
             }
         }
         let copies = bytes.map(|bytes| Table::parse(&bytes, lane, lanes));
-        if copies.contains(&Err(Damage::Torn)) {
+        if copies.iter().any(|copy| matches!(copy, Err(Damage::Torn(_)))) {
             warn!("a write of {} was interrupted: the table before it counts", path.display());
         }
         match newest(copies) {
@@ -158,13 +158,16 @@ impl ActivityFile {
         ActivityFile::open(directory, lane, lanes).map(|(file, _)| file)
     }
 
-    /// Replaces the table; durable when done. If it fails, the next one goes to the same place: the other
-    /// copy stays as it is.
+    /// Replaces the table; durable when done. If it fails, the next one goes to the same place, under another
+    /// number: the other copy stays as it is, and what the failed one left behind can't mix with the next.
     pub fn write(&mut self, start: StartCounter, entries: Vec<ActiveShard>) -> Result<(), StoreError> {
         let table = Table { sequence: self.sequence + 1, start, entries };
         let offset = (table.sequence % 2) * COPY_BYTES as u64;
         let bytes = table.to_bytes(self.lane);
-        self.file.write_all_at(&bytes, offset).map_err(StoreError::io("write", &self.path))?;
+        if let Err(error) = self.file.write_all_at(&bytes, offset) {
+            self.sequence += 2;
+            return Err(StoreError::io("write", &self.path)(error));
+        }
         self.sequence = table.sequence;
         Ok(())
     }
@@ -210,7 +213,7 @@ impl Table {
             sequences.push(trailer.sequence.get());
         }
         if sequences.iter().any(|sequence| *sequence != sequences[0]) {
-            return Err(Damage::Torn);
+            return Err(Damage::Torn(sequences.into_iter().max().unwrap_or_default()));
         }
         let raw = RawTable::ref_from_bytes(&content).expect("as long as its sectors' contents");
         if raw.magic != MAGIC || raw.version.get() != ACTIVITY_VERSION {
@@ -240,9 +243,13 @@ impl RawEntry {
 fn newest(copies: [Result<Table, Damage>; 2]) -> Result<Table, &'static str> {
     match copies {
         [Ok(first), Ok(second)] => Ok(if first.sequence > second.sequence { first } else { second }),
-        [Ok(good), Err(Damage::Torn)] | [Err(Damage::Torn), Ok(good)] => Ok(good),
+        // The number of the torn one isn't used again: sectors of two tables must never look like one.
+        [Ok(good), Err(Damage::Torn(number))] | [Err(Damage::Torn(number)), Ok(good)] => {
+            let ahead = number.wrapping_sub(good.sequence as u32).next_multiple_of(2);
+            Ok(Table { sequence: good.sequence + u64::from(ahead), ..good })
+        }
         [Err(Damage::Rotten(why)), _] | [_, Err(Damage::Rotten(why))] => Err(why),
-        [Err(Damage::Torn), Err(Damage::Torn)] => Err("both copies are torn"),
+        [Err(Damage::Torn(_)), Err(Damage::Torn(_))] => Err("both copies are torn"),
     }
 }
 

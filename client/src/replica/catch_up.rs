@@ -110,11 +110,11 @@ impl Group {
     /// The brick is another life of the one we knew (rule I12).
     pub(super) fn handle_restart(&mut self, brick: BrickIndex, rebooted: bool) {
         let Some(record) = &self.record else { return };
+        self.flush.note_restarted();
         if !record.in_sync.contains(brick) {
             // The record learns the new life when it is changed next; an arbiter has nothing to lose.
             return;
         }
-        self.flush.note_restarted();
         if rebooted && matches!(self.phase, Phase::Recovering) {
             // What was made equal may be unequal again, and the source may have been this one: start over.
             return self.end(GroupError::LostWrites);

@@ -215,9 +215,11 @@ impl Group {
         let Some(state) = self.read_state(brick, reply) else { return };
         let holder = decode_record(&state).ok().flatten().map(|record| record.holder).unwrap_or_default();
         if let Some(Change { stage: Stage::Preparing { held, .. }, .. }) = &mut self.change {
+            // The shortest, as before the vote: a brick that just started says more than it knows.
+            let known = if held.bricks.is_empty() { u32::MAX } else { held.lease_left_ms };
+            held.lease_left_ms = known.min(state.lease_left_ms);
             held.bricks.insert(brick);
             held.holder = holder;
-            held.lease_left_ms = held.lease_left_ms.max(state.lease_left_ms);
         }
     }
 
@@ -387,17 +389,22 @@ impl Group {
     /// The record is decided: the old S is history.
     fn decided(&mut self, record: EpochRecord) {
         let left = self.record.as_ref().map_or(BrickSet::EMPTY, |old| old.in_sync).difference(record.in_sync);
+        let mut left_out = None;
         if let Some(joining) = self.joining {
             if record.in_sync.contains(joining.brick) {
                 self.finish_join(joining.brick);
             } else if self.dropping.contains(joining.brick) {
                 self.joining = None;
+                left_out = Some(joining.brick);
             }
         }
         self.dropping = self.dropping.intersection(record.in_sync);
         self.suspect_left = self.suspect_left.intersection(record.in_sync);
         let closed = record.kind == RecordKind::Closed;
         self.record = Some(record);
+        if let Some(brick) = left_out {
+            self.stop_heal(brick);
+        }
         for brick in left.iter() {
             // What it still has in flight must be drained before it gets anything new (rule I13).
             self.brick_mut(brick).lost_memory = false;
@@ -441,6 +448,7 @@ impl Group {
             // No change is under way, so it was never proposed, or a decided record left it out.
             self.joining = None;
             self.dropping.remove(joining.brick);
+            self.stop_heal(joining.brick);
             self.drive_all();
             return self.consider_drops();
         }

@@ -92,7 +92,7 @@ impl FlushState {
         }
     }
 
-    /// A brick of S is back in another life, with its disk as it was.
+    /// A brick is back in another life: the bits that it kept count as older than this session.
     pub(super) fn note_restarted(&mut self) {
         self.clean_from = self.generation;
     }

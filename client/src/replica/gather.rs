@@ -200,11 +200,12 @@ impl Group {
                 last = Some(shard);
             }
         } else {
+            // Inexact is a map that is damaged, or as old as a copy that was restored.
+            *exact &= reply.header.flags.contains(Flags::EXACT);
             if brick == target && !needs_own && !reply.header.flags.contains(Flags::REWRITE) {
                 // After a crash it would list whole shards.
                 return self.progress_gather(target);
             }
-            *exact &= reply.header.flags.contains(Flags::EXACT);
             let Ok(page) = DirtyPage::from_bytes(&reply.aux) else {
                 return self.reset_link(brick, "its dirty map can't be read");
             };

@@ -175,6 +175,11 @@ impl Group {
         assert!(state.link.is_none(), "a link comes up once");
         state.link = Some(info);
         state.attempted = true;
+        if info.blank {
+            // An older copy of itself: its own map says what this session doesn't know.
+            self.continuous.remove(brick);
+        }
+        let state = self.brick_mut(brick);
         let restarted = state.seen.is_some_and(|seen| seen != info.incarnation);
         let rebooted = state.seen.is_some_and(|seen| seen.boot != info.incarnation.boot);
         state.seen = Some(info.incarnation);
@@ -227,7 +232,7 @@ impl Group {
             return self.reset_link(brick, "the brick is stopping");
         }
         if status == Status::LeaseExpired {
-            self.renew_on_core(brick, core);
+            self.distrust_own_clock(brick, core);
         }
         match purpose {
             Purpose::PreVote => self.handle_pre_vote(brick, reply),

@@ -282,14 +282,19 @@ impl Group {
             write.note_applied(brick);
         }
         match status {
-            Status::NoSpace | Status::Io | Status::FlushFailed => self.stop_heal(brick),
+            Status::Ok => {}
             Status::StaleEpoch | Status::AheadEpoch => {
                 let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
                 self.undo_follow(brick, key);
                 self.note_wrong_epoch(brick, status, current);
             }
-            Status::LeaseExpired | Status::BadChecksum => self.undo_follow(brick, key),
-            _ => {}
+            Status::LeaseExpired => self.undo_follow(brick, key),
+            Status::BadChecksum if self.may_follow_again(key) => self.undo_follow(brick, key),
+            _ => {
+                // The next heal of the brick sends it again.
+                self.undo_follow(brick, key);
+                self.stop_heal(brick);
+            }
         }
         self.drive(key);
         let voters = self.required().union(self.config.arbiters()).intersection(self.ready());

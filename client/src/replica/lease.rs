@@ -50,8 +50,11 @@ impl Group {
         self.renew_at = self.now + self.renew_pause();
     }
 
-    /// A core heard no renewal in time and refused a request. It gets one before the request is sent again.
-    pub(super) fn renew_on_core(&mut self, brick: BrickIndex, core: CoreIndex) {
+    /// A core heard no renewal in time and refused a request. It gets one before the request is sent again. But
+    /// this says, too, that our own clock may have stood still: what we believe of our renewals counts no more, so
+    /// that no read completes before a quorum has heard of us again.
+    pub(super) fn distrust_own_clock(&mut self, brick: BrickIndex, core: CoreIndex) {
+        self.bricks.iter_mut().for_each(|brick| brick.renewed_at = None);
         if self.ready().contains(brick) {
             self.send_renewal(brick, core);
         }

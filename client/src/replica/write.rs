@@ -212,7 +212,14 @@ impl Group {
         }
     }
 
-    /// The link to a brick that is being healed broke. Its heal starts over, with all that is unfinished listed.
+    /// Whether a write whose checksum a brick found wrong is sent once more.
+    pub(super) fn may_follow_again(&mut self, key: OperationKey) -> bool {
+        let Some(write) = self.write_mut(key) else { return false };
+        write.checksum_retries += 1;
+        write.checksum_retries <= CHECKSUM_RETRIES_MAX
+    }
+
+    /// The link to a brick that is being healed broke, or the brick refused the write. Its heal starts over, with all that is unfinished listed.
     pub(super) fn undo_follow(&mut self, brick: BrickIndex, key: OperationKey) {
         if let Some(write) = self.write_mut(key) {
             write.followed.remove(brick);

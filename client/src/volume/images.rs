@@ -273,7 +273,8 @@ impl Volume {
                 Err(GroupError::Held { holder, lease_left_ms }) if config.purpose != Purpose::Heal => {
                     let renewed =
                         last.is_some_and(|(last_holder, left)| last_holder == holder && lease_left_ms > left);
-                    renewals += u32::from(renewed);
+                    let same = last.is_none_or(|(last_holder, _)| last_holder == holder);
+                    renewals = if same { renewals + u32::from(renewed) } else { 0 };
                     if renewals >= RENEWALS_OF_THE_LIVING && started.elapsed() >= wait {
                         return Err(GroupError::Held { holder, lease_left_ms });
                     }

@@ -125,6 +125,9 @@ fn registers_a_blank_brick_learns_before_it_votes() {
     assert_eq!(learned.header.status, Status::Ok);
     let clear = brick.ask(alice, request(Opcode::BlankClear), Vec::new(), None).expect("answered");
     assert_eq!(clear.header.status, Status::Ok);
+    let status = brick.ask(alice, request(Opcode::ImageStatus), image().to_bytes().to_vec(), None);
+    let exact = status.expect("answered").header.flags.contains(Flags::EXACT);
+    assert!(!exact, "of an image that it only heard of its map knows nothing");
     let refused = prepare_key(&mut brick, alice, &key, epoch(5, ALICE));
     assert_eq!(refused.header.status, Status::BallotRefused);
     let promised = prepare_key(&mut brick, alice, &key, epoch(6, ALICE));

@@ -101,6 +101,25 @@ fn what_does_not_check_is_lost() {
     assert!(Table::parse(&table, LANE, LANES + 1).is_err(), "a shard of another lane");
 }
 
+/// Both writes to the same place are torn, in sectors that complete each other.
+#[test]
+fn two_torn_tables_never_look_like_one() {
+    let (directory, contents) = written(&[1, 2]);
+    let path = file_path(directory.path(), LANE);
+    let place = COPY_BYTES;
+    let mut torn = contents[1].clone();
+    for shards in [3, 4] {
+        let (mut file, found) = ActivityFile::open(directory.path(), LANE, LANES).unwrap();
+        assert_eq!(found.len(), 2, "the table before both");
+        file.write(START, (0..shards).map(shard).collect()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let half = if shards == 3 { 0..COPY_BYTES / 2 } else { COPY_BYTES / 2..COPY_BYTES };
+        torn[place..][half.clone()].copy_from_slice(&whole[place..][half]);
+        std::fs::write(&path, &torn).unwrap();
+    }
+    assert_eq!(reopen(&directory).unwrap().len(), 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
