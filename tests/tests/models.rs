@@ -46,3 +46,23 @@ fn heal_is_clean() {
 fn heal_notices_broken_rules() {
     notices_broken_rules(Home::Heal);
 }
+
+#[test]
+fn size_is_clean() {
+    is_clean(Home::Size);
+}
+
+#[test]
+fn size_notices_broken_rules() {
+    notices_broken_rules(Home::Size);
+}
+
+#[test]
+fn names_are_clean() {
+    is_clean(Home::Names);
+}
+
+#[test]
+fn names_notice_broken_rules() {
+    notices_broken_rules(Home::Names);
+}

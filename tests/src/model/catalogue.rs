@@ -3,6 +3,8 @@
 use super::data::Data;
 use super::epoch::Epoch;
 use super::heal::Healing;
+use super::names::Names;
+use super::size::Resizing;
 use super::{Home, Mutation, Rules, Size, Verdict, check};
 
 /// Runs a model, unbroken, in each of its rooms; the name of the room comes with what was found there.
@@ -19,6 +21,14 @@ pub fn whole(home: Home, size: Size, threads: usize) -> Box<dyn Iterator<Item = 
         Home::Heal => Box::new(
             Healing::rooms(size, Rules::WHOLE)
                 .map(move |model| (format!("heal, {}", model.room.name), check(model, threads))),
+        ),
+        Home::Size => Box::new(
+            Resizing::rooms(size, Rules::WHOLE)
+                .map(move |model| (format!("size, {}", model.room.name), check(model, threads))),
+        ),
+        Home::Names => Box::new(
+            Names::rooms(size, Rules::WHOLE)
+                .map(move |model| (format!("names, {}", model.room.name), check(model, threads))),
         ),
     }
 }
@@ -37,6 +47,14 @@ pub fn find(mutation: Mutation) -> (String, Verdict) {
         Home::Heal => {
             let model = Healing::without(mutation);
             (format!("heal, {}", model.room.name), check(model, 1))
+        }
+        Home::Size => {
+            let model = Resizing::without(mutation);
+            (format!("size, {}", model.room.name), check(model, 1))
+        }
+        Home::Names => {
+            let model = Names::without(mutation);
+            (format!("names, {}", model.room.name), check(model, 1))
         }
     }
 }

@@ -1,9 +1,14 @@
-//! Three small models of the rules, checked exhaustively: what the simulator tries at random, on whole
+//! Five small models of the rules, checked exhaustively: what the simulator tries at random, on whole
 //! bricks, is here tried in every order, on an abstraction that fits on a page.
 //!
 //! - [`epoch`]: registers, lease and fencing (R1, R2, R4, I1, I8): who may write.
 //! - [`data`]: one block, its holder and the next one (I3, I4, I5, I7, I9, I10, I12, recovery): what is read.
 //! - [`heal`]: one connection a brick, PULL in steps, CLEAN, reconnects (I6, I13, I15): copies become equal.
+//! - [`size`]: a block that a shrink cuts off and a grow brings back (I14): nothing old shines through.
+//! - [`names`]: a name that is created, removed and forgotten (the end of R3): nothing removed comes back.
+//!
+//! The last two are ahead of the product, which can neither resize nor forget a name: they keep the rules for
+//! whoever builds that.
 //!
 //! A model is a state, the actions that are possible in it, and properties. [`Rules`] breaks one rule of it:
 //! a model that stays quiet about a broken rule proves nothing about the whole one. Every model says at its
@@ -18,7 +23,9 @@ pub mod data;
 pub mod epoch;
 pub mod heal;
 mod mutation;
+pub mod names;
 mod run;
+pub mod size;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

@@ -12,11 +12,15 @@ pub enum Home {
     Data,
     /// [`super::heal`].
     Heal,
+    /// [`super::size`].
+    Size,
+    /// [`super::names`].
+    Names,
 }
 
 impl Home {
     /// All models.
-    pub const ALL: [Home; 3] = [Home::Epoch, Home::Data, Home::Heal];
+    pub const ALL: [Home; 5] = [Home::Epoch, Home::Data, Home::Heal, Home::Size, Home::Names];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -24,6 +28,8 @@ impl Home {
             Home::Epoch => "epoch",
             Home::Data => "data",
             Home::Heal => "heal",
+            Home::Size => "size",
+            Home::Names => "names",
         }
     }
 }
@@ -82,8 +88,15 @@ mutations! {
     UnlocksEarly: Some(26), Data, "a failed write gives its claim up while it is in flight";
     HealWithoutEpoch: Some(27), Heal, "a pull is neither checked by its epoch nor drained";
     ConvergeFromCrashed: Some(28), Data, "the copy that crashed is taken as the source";
+    ShrinkWithoutBits: Some(23), Size, "a shrink discards without dirty bits";
+    TombstoneCollectedEarly: Some(25), Names, "a tombstone is collected before every brick has it";
     LeaseCheckedAtIssue: Some(21), Epoch, "the lease is checked only when a read is issued";
     PullBesideWrite: None, Heal, "a brick lets a pull run beside a write to its block, which the holder sends";
+    DiscardBeforeLower: None, Size, "a shrink discards before the record has the lower size";
+    GrowWithoutZeroing: None, Size, "a grow doesn't zero the new range";
+    GrowWithoutFlush: None, Size, "a grow doesn't flush its zeroes before the record has the higher size";
+    DropWithoutLooking: None, Names, "a brick that is told to drop a tombstone drops whatever it has";
+    CollectorForgetsBallots: None, Names, "a brick that collects a tombstone forgets what it had promised";
     ForceWithoutWaiting: None, Epoch, "a forced takeover doesn't wait out bricks it can't fence";
     LearnWithoutFence: None, Epoch, "a blank brick learns what others hold, without a promise of theirs";
     StalePromiseCounts: None, Epoch, "a repeated promise that shows a newer record is taken for the old one";
