@@ -498,3 +498,30 @@ fn lease_of_a_dead_holder_looks_no_longer_because_a_brick_restarted() {
     scenario.pause(3000);
     scenario.end(id);
 }
+
+/// heal: the arbiter is away, and the returning brick refuses, for lack of space, a write that only it can
+/// complete. It is asked again when its heal starts over.
+#[test]
+fn heal_asks_again_for_a_write_that_was_refused() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.write(id, 0, 0);
+    scenario.kill(2);
+    scenario.world.bricks[1].full = true;
+    // A shard that doesn't exist yet, so space is needed.
+    let (request, _) = scenario.begin_write(id, 2, 0);
+    scenario.pause(5);
+    scenario.start(1);
+    scenario.pause(60);
+    let unanswered = scenario.world.sessions[&id].asked.contains_key(&request);
+    assert!(unanswered, "the full brick can't complete it");
+    scenario.world.bricks[1].full = false;
+    let answer = scenario.answer(id, request);
+    assert!(answer.is_ok(), "{answer:?}");
+    scenario.until("both copies are good", |world| world.sessions[&id].group.report().in_sync.count() == 2);
+    scenario.start(2);
+    scenario.pause(3000);
+    scenario.end(id);
+}
