@@ -514,7 +514,7 @@ fn heal_asks_again_for_a_write_that_was_refused() {
     let (request, _) = scenario.begin_write(id, 2, 0);
     scenario.pause(5);
     scenario.start(1);
-    scenario.pause(60);
+    scenario.pause(1500);
     let unanswered = scenario.world.sessions[&id].asked.contains_key(&request);
     assert!(unanswered, "the full brick can't complete it");
     scenario.world.bricks[1].full = false;
