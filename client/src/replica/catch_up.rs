@@ -112,7 +112,13 @@ impl Group {
         let Some(record) = &self.record else { return };
         self.flush.note_restarted();
         if !record.in_sync.contains(brick) {
-            // The record learns the new life when it is changed next; an arbiter has nothing to lose.
+            // The record learns the new life when it is changed next; an arbiter has nothing to lose. But a brick
+            // that was flushed to join may be in the record that is being decided, and has lost what it was
+            // written since: it must leave again before anything counts on it.
+            if self.joining.is_some_and(|joining| joining.brick == brick) {
+                self.brick_mut(brick).lost_memory |= rebooted;
+                self.dropping.insert(brick);
+            }
             return;
         }
         if rebooted && matches!(self.phase, Phase::Recovering) {
@@ -134,8 +140,8 @@ impl Group {
     /// Decides about bricks of S that lost completed unflushed writes with their boot, as soon as it is
     /// known whether another one kept them.
     pub(super) fn resolve_lost_memory(&mut self) {
-        let lost = self.bricks_where(|brick| brick.lost_memory);
         let Some(record) = &self.record else { return };
+        let lost = self.bricks_where(|brick| brick.lost_memory).intersection(record.in_sync);
         let in_sync = record.in_sync.difference(self.dropping);
         if lost.is_empty() {
             return;

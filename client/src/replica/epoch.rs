@@ -401,13 +401,14 @@ impl Group {
         self.dropping = self.dropping.intersection(record.in_sync);
         self.suspect_left = self.suspect_left.intersection(record.in_sync);
         let closed = record.kind == RecordKind::Closed;
+        let outside = self.bricks_where(|brick| brick.lost_memory).difference(record.in_sync);
+        outside.iter().for_each(|brick| self.brick_mut(brick).lost_memory = false);
         self.record = Some(record);
         if let Some(brick) = left_out {
             self.stop_heal(brick);
         }
         for brick in left.iter() {
             // What it still has in flight must be drained before it gets anything new (rule I13).
-            self.brick_mut(brick).lost_memory = false;
             self.reset_link(brick, "it left the in-sync set");
             self.stop_heals_from(brick);
         }
@@ -448,6 +449,7 @@ impl Group {
             // No change is under way, so it was never proposed, or a decided record left it out.
             self.joining = None;
             self.dropping.remove(joining.brick);
+            self.brick_mut(joining.brick).lost_memory = false;
             self.stop_heal(joining.brick);
             self.drive_all();
             return self.consider_drops();

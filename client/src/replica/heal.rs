@@ -344,7 +344,9 @@ impl Group {
     /// The brick is in S.
     pub(super) fn finish_join(&mut self, brick: BrickIndex) {
         self.joining = None;
-        self.continuous.insert(brick);
+        if !self.brick(brick).lost_memory {
+            self.continuous.insert(brick);
+        }
         let state = self.brick_mut(brick);
         state.heal = None;
         state.heal_failures = 0;
