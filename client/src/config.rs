@@ -16,7 +16,7 @@ use crate::replica::{BrickConfig, NoQuorum, Quorum};
 pub struct VolumeConfig {
     /// The volume.
     pub volume: VolumeUuid,
-    /// A brick that leaves a request unanswered for this long has failed.
+    /// How long a silent brick may hold up I/O.
     pub brick_timeout: Duration,
     /// I/O that can't be served for this long fails.
     pub io_timeout: Duration,

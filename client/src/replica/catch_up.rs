@@ -6,6 +6,7 @@
 
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
+use brick_wire::record::EpochRecord;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
     BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Incarnation, Opcode, RequestId, Status,
@@ -63,10 +64,10 @@ impl Group {
         }
         match reply.header.status {
             Status::Ok => {
-                if self.is_rolled_back(brick) {
+                let record = self.record.as_ref().expect("compared above");
+                if self.is_rolled_back(brick, record) {
                     return self.declare_blank(brick);
                 }
-                let record = self.record.as_ref().expect("compared above");
                 let frame = accept_frame(self.config.image, epoch, record.to_bytes());
                 self.send_frame(brick, CoreIndex(0), frame, Purpose::CatchUpAccept(epoch));
             }
@@ -171,12 +172,12 @@ impl Group {
         in_sync.iter().filter(same).collect()
     }
 
-    /// Whether the brick shows a lower start counter than the record knows: it was restored from an older
-    /// copy and forgot promises (rule R2).
-    pub(super) fn is_rolled_back(&self, brick: BrickIndex) -> bool {
-        let (Some(record), Some(seen)) = (&self.record, self.brick(brick).seen) else { return false };
-        let recorded = record.members[usize::from(brick.0)].incarnation;
-        is_older(seen, recorded)
+    /// Whether the brick shows an older life than `record` knows: it was restored from an older copy and forgot
+    /// promises (rule R2).
+    pub(super) fn is_rolled_back(&self, brick: BrickIndex, record: &EpochRecord) -> bool {
+        let member = record.members.get(usize::from(brick.0));
+        let (Some(member), Some(seen)) = (member, self.brick(brick).seen) else { return false };
+        is_older(seen, member.incarnation)
     }
 
     /// Tells a brick that it is blank: it won't vote again before it has learned its registers.

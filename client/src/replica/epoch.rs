@@ -43,7 +43,7 @@ enum Stage {
     /// Collecting promises, and the record accepted under the highest ballot.
     Preparing { promised: BrickSet, best: Option<(Epoch, EpochRecord)>, held: Held },
     /// Collecting accepts of a record that follows the one accepted at `base`.
-    Accepting { base: Epoch, record: EpochRecord, promised: BrickSet, accepted: BrickSet },
+    Accepting { base: Epoch, record: EpochRecord, accepted: BrickSet },
     /// A ballot was refused; pausing.
     Backoff { until: Timestamp },
 }
@@ -101,10 +101,7 @@ impl Group {
     pub(super) fn forget_votes(&mut self, brick: BrickIndex) {
         match self.change.as_mut().map(|change| &mut change.stage) {
             Some(Stage::Preparing { promised, .. }) => promised.remove(brick),
-            Some(Stage::Accepting { promised, accepted, .. }) => {
-                promised.remove(brick);
-                accepted.remove(brick);
-            }
+            Some(Stage::Accepting { accepted, .. }) => accepted.remove(brick),
             Some(Stage::Backoff { .. }) | None => {}
         }
     }
@@ -143,18 +140,21 @@ impl Group {
                 let attempts = change.attempts + 1;
                 self.prepare(attempts);
             }
-            Stage::Accepting { record, promised, .. } => {
-                let seen = self.bricks[usize::from(brick.0)].seen.unwrap_or_default();
-                let recorded = record.members.get(usize::from(brick.0));
-                if recorded.is_some_and(|member| is_older(seen, member.incarnation)) {
-                    return self.declare_blank(brick);
-                }
-                promised.insert(brick);
-                let frame = accept_frame(self.config.image, ballot, record.to_bytes());
-                self.send_frame(brick, CoreIndex(0), frame, Purpose::Accept(ballot));
+            Stage::Accepting { record, .. } => {
+                let record = record.clone();
+                self.accept_late(brick, ballot, &record);
             }
             Stage::Backoff { .. } => {}
         }
+    }
+
+    /// A promise came after the record was proposed to the others.
+    fn accept_late(&mut self, brick: BrickIndex, ballot: Epoch, record: &EpochRecord) {
+        if self.is_rolled_back(brick, record) {
+            return self.declare_blank(brick);
+        }
+        let frame = accept_frame(self.config.image, ballot, record.to_bytes());
+        self.send_frame(brick, CoreIndex(0), frame, Purpose::Accept(ballot));
     }
 
     pub(super) fn handle_accepted(&mut self, brick: BrickIndex, ballot: Epoch, reply: &Frame) {
@@ -260,15 +260,8 @@ impl Group {
             return;
         };
         // A brick that forgot what the record knows it promised must not be counted (rule R2).
-        let rolled_back: BrickSet = promised
-            .iter()
-            .filter(|brick| {
-                let seen = self.brick(*brick).seen.unwrap_or_default();
-                base.members
-                    .get(usize::from(brick.0))
-                    .is_some_and(|member| is_older(seen, member.incarnation))
-            })
-            .collect();
+        let rolled_back: BrickSet =
+            promised.iter().filter(|brick| self.is_rolled_back(*brick, &base)).collect();
         let promised = promised.difference(rolled_back).intersection(self.linked());
         for brick in rolled_back.intersection(self.linked()).iter() {
             self.declare_blank(brick);
@@ -300,7 +293,7 @@ impl Group {
             self.flush.note_predecessor(base.kind == RecordKind::Closed);
         }
         let frame = accept_frame(self.config.image, ballot, record.to_bytes());
-        let stage = Stage::Accepting { base: base_epoch, record, promised, accepted: BrickSet::EMPTY };
+        let stage = Stage::Accepting { base: base_epoch, record, accepted: BrickSet::EMPTY };
         self.change = Some(Change { ballot, stage, started_at, attempts });
         for brick in promised.iter() {
             self.send_frame(brick, CoreIndex(0), frame.clone(), Purpose::Accept(ballot));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use brick_wire::limits::GROUP_BRICKS_MAX;
 use brick_wire::{
-    BlockRange, BrickIndex, BrickSet, CoreIndex, Generation, Header, Opcode, ShardIndex, Status, Timestamp,
+    BlockRange, BrickIndex, BrickSet, Generation, Header, Opcode, ShardIndex, Status, Timestamp,
 };
 
 use super::Group;
@@ -194,13 +194,7 @@ impl Group {
         Covers { writes: self.flush.completed_writes, boundary: Generation(boundary), equal }
     }
 
-    pub(super) fn handle_flushed(
-        &mut self,
-        brick: BrickIndex,
-        key: OperationKey,
-        _core: CoreIndex,
-        reply: Header,
-    ) {
+    pub(super) fn handle_flushed(&mut self, brick: BrickIndex, key: OperationKey, reply: Header) {
         let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         let Some(flush) = self.flush_mut(key) else { return };
         flush.outstanding[usize::from(brick.0)] -= 1;

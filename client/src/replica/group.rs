@@ -245,7 +245,7 @@ impl Group {
                 self.handle_followed(brick, key, (shard, blocks), reply.header);
             }
             Purpose::Read(key) => self.handle_read(brick, key, reply),
-            Purpose::Flush(key) => self.handle_flushed(brick, key, core, reply.header),
+            Purpose::Flush(key) => self.handle_flushed(brick, key, reply.header),
             Purpose::JoinFlush => self.handle_join_flushed(brick, status),
             Purpose::Gather { target, shards, attempt } => {
                 self.handle_gathered(brick, core, (target, shards, attempt), reply);
@@ -253,7 +253,7 @@ impl Group {
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
-            Purpose::Remove(key) => self.handle_removed(brick, key, core, reply.header),
+            Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}
         }
     }

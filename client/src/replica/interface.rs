@@ -84,7 +84,8 @@ pub struct GroupConfig {
     pub purpose: Purpose,
     /// Prepare although another session's lease runs.
     pub takeover: bool,
-    /// A brick that leaves a request unanswered for this long has failed.
+    /// I/O waits for a silent brick no longer than this: the change of epoch that it takes to go on without the
+    /// brick included.
     pub brick_timeout: Duration,
     /// I/O that can't be served for this long fails.
     pub io_timeout: Duration,

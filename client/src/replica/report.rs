@@ -1,5 +1,7 @@
 //! Timers, figures for status output, the existence cache, and the removal of an image.
 
+use std::time::Duration;
+
 use brick_wire::body::ShardPage;
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
@@ -14,6 +16,10 @@ use super::group::Phase;
 use super::interface::{GroupError, NoQuorum, Output, Report, State};
 use super::open::SETTLE;
 use super::pending::Purpose;
+
+/// The share of the brick timeout after which a silent brick has failed, percent: the rest is for the change of
+/// epoch that lets I/O go on without it.
+const SILENCE_PERCENT: u32 = 85;
 
 /// What happened since opening.
 #[derive(Debug, Default)]
@@ -49,11 +55,16 @@ impl Group {
         for index in 0..self.bricks.len() {
             let brick = BrickIndex(index as u8);
             let oldest = self.pending.oldest(brick);
-            if oldest.is_some_and(|at| self.now >= at + self.config.brick_timeout) {
+            if oldest.is_some_and(|at| self.now >= at + self.silence_max()) {
                 self.reset_link(brick, "it did not answer in time");
             }
         }
         self.renew_if_due();
+    }
+
+    /// A brick that leaves a request unanswered for this long has failed.
+    fn silence_max(&self) -> Duration {
+        self.config.brick_timeout * SILENCE_PERCENT / 100
     }
 
     /// When [`Group::handle_timeout`] is due; `None` if only an event can change anything.
@@ -66,7 +77,7 @@ impl Group {
         };
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));
-            consider(oldest.map(|at| at + self.config.brick_timeout));
+            consider(oldest.map(|at| at + self.silence_max()));
         }
         match self.phase {
             Phase::Ended(_) => return None,
@@ -218,13 +229,7 @@ impl Group {
         }
     }
 
-    pub(super) fn handle_removed(
-        &mut self,
-        brick: BrickIndex,
-        key: OperationKey,
-        _core: CoreIndex,
-        reply: Header,
-    ) {
+    pub(super) fn handle_removed(&mut self, brick: BrickIndex, key: OperationKey, reply: Header) {
         let Some(remove) = self.remove_mut(key) else { return };
         remove.outstanding[usize::from(brick.0)] -= 1;
         if reply.status != Status::Ok {
