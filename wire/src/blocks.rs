@@ -113,6 +113,14 @@ impl BlockSet {
         }
     }
 
+    /// Drops the blocks from `count` on.
+    pub fn truncate(&mut self, count: usize) {
+        let end = self.end();
+        if end > count {
+            self.remove_range(BlockRange::new(count as u16, (end - count) as u16));
+        }
+    }
+
     /// Whether `block` is a member.
     pub fn contains(&self, block: u16) -> bool {
         self.words.get(usize::from(block) / 64).is_some_and(|word| word >> (block % 64) & 1 == 1)

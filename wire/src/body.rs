@@ -68,6 +68,11 @@ pub struct ImageStatus {
     pub compared_blocks: u64,
     /// Bytes those pulls moved over the network, both ways.
     pub pulled_wire_bytes: u64,
+    /// Blocks that couldn't be read, or weren't what was last written, each time one was met since this brick
+    /// started.
+    pub bad_blocks: u64,
+    /// Such blocks that were written again from another copy.
+    pub repaired_blocks: u64,
 }
 
 /// A page of `DirtyRead`: bitmaps of the shards with dirty bits, ascending. The request's header says at
@@ -236,6 +241,8 @@ impl Body for ImageStatus {
         out.put_u64(self.pulled_blocks);
         out.put_u64(self.compared_blocks);
         out.put_u64(self.pulled_wire_bytes);
+        out.put_u64(self.bad_blocks);
+        out.put_u64(self.repaired_blocks);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<ImageStatus, BodyError> {
@@ -245,6 +252,8 @@ impl Body for ImageStatus {
             pulled_blocks: reader.u64()?,
             compared_blocks: reader.u64()?,
             pulled_wire_bytes: reader.u64()?,
+            bad_blocks: reader.u64()?,
+            repaired_blocks: reader.u64()?,
         })
     }
 }

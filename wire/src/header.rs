@@ -144,6 +144,8 @@ byte_enum! {
         Busy = 19,
         /// The session's lease ran out by this core's clock: renew it here and send the request again (rule I8).
         LeaseExpired = 20,
+        /// A block on disk isn't what was last written there, by this brick's own witness: another copy has it.
+        Corrupt = 21,
     }
 }
 

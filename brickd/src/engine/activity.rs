@@ -5,13 +5,14 @@
 //! - a task *holds* its shard, which only a durable table can give it, from before its first write until
 //!   it ends (an arbiter's until its answer), and
 //! - a shard leaves the table only when nothing holds it and none of its bits would be lost: they are
-//!   clear, or a [`DiskRequest::SaveDirty`] that began after the last of them was set has ended well.
+//!   clear, or a [`DiskRequest::SaveDirty`] that began after the last of them was set has ended well; and when its
+//!   page of CRCs is durable (`witness`), which it is together with all data written to its file before.
 //!
 //! A lane has one table write in flight; shards that are wanted meanwhile gather for the next. A shard that
 //! leaves does so in memory first and on disk with the next table that adds one: until then the table
 //! names a shard too many, which costs comparisons after a crash and nothing else. For the same reason
 //! `Clean` writes nothing. Leaving is lazy: a part of the table is kept free, the longest unused leave
-//! first, and the lane's maps are saved when too few can leave. A table without room makes its new shards
+//! first, and the lane's maps and pages are saved when too few can leave. A table without room makes its new shards
 //! wait for that save, and fails them if it fails.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,8 @@ use super::{ActiveShard, DiskError, DiskRequest, Engine, Purpose, ShardKey, Toke
 
 /// This part of a table is kept free for shards that are wanted suddenly.
 const SPARE_FRACTION: usize = 4;
+/// Pages that are saved at once, per lane, to let shards leave.
+const PAGE_SAVES_MAX: usize = 16;
 
 /// A shard that is in the durable table.
 #[derive(Debug)]
@@ -78,14 +81,19 @@ pub(super) struct ActivityLog {
 
 impl Table {
     /// Lets shards leave, as far as needed for those that wait and the spare room.
-    fn make_room(&mut self, full: usize, is_clean: impl Fn(ShardKey) -> bool) {
+    fn make_room(
+        &mut self,
+        full: usize,
+        is_clean: impl Fn(ShardKey) -> bool,
+        has_page: impl Fn(ShardKey) -> bool,
+    ) {
         let excess = (self.active.len() + self.queue.len()).saturating_sub(full);
         if excess == 0 {
             return;
         }
         let saved_at = self.saved_at;
         let may_leave = |key: ShardKey, entry: &Entry| {
-            entry.holders == 0 && (entry.dirtied_at <= saved_at || is_clean(key))
+            entry.holders == 0 && (entry.dirtied_at <= saved_at || is_clean(key)) && has_page(key)
         };
         let candidates = self.active.iter().filter(|(key, entry)| may_leave(**key, entry));
         let mut candidates: Vec<(u64, ShardKey)> =
@@ -118,12 +126,25 @@ impl Table {
             && self.active.iter().any(|(key, entry)| would_help(entry, *key))
     }
 
+    /// Shards whose page has to be saved before they can leave, longest unused first, as many as should leave.
+    fn wants_pages(&self, full: usize, has_page: impl Fn(ShardKey) -> bool) -> Vec<ActiveShard> {
+        let excess = (self.active.len() + self.queue.len()).saturating_sub(full);
+        let mut candidates: Vec<(u64, ActiveShard)> = if excess == 0 {
+            Vec::new()
+        } else {
+            let unsaved = self.active.iter().filter(|(key, entry)| entry.holders == 0 && !has_page(**key));
+            unsaved.map(|(key, entry)| (entry.used_at, active_shard(*key, entry.shard_shift))).collect()
+        };
+        candidates.sort_unstable();
+        candidates.truncate(excess.min(PAGE_SAVES_MAX));
+        candidates.into_iter().map(|(_, shard)| shard).collect()
+    }
+
     /// What the table in flight says.
     fn entries(&self) -> Vec<ActiveShard> {
         let active = self.active.iter().map(|(key, entry)| (key, entry.shard_shift));
         let adding = self.adding.iter().flatten().map(|(key, wanted)| (key, wanted.shard_shift));
-        let shards = active.chain(adding);
-        shards.map(|(key, shard_shift)| ActiveShard { image: key.0, shard: key.1, shard_shift }).collect()
+        active.chain(adding).map(|(key, shard_shift)| active_shard(*key, shard_shift)).collect()
     }
 
     /// A task waits until the shard is active.
@@ -251,12 +272,14 @@ impl Engine {
 
     fn write_table(&mut self, lane: LaneIndex) {
         let (full, capacity) = (self.activity.full(), self.activity.capacity);
-        let dirty = &self.dirty;
+        let (dirty, witness) = (&self.dirty, &self.witness);
         let is_clean = |key| !dirty.contains(key);
+        let has_page = |key| witness.is_durable(key);
         let table = self.activity.table(lane);
+        let pages = table.wants_pages(full, has_page);
         let mut entries = None;
         if table.adding.is_none() {
-            table.make_room(full, is_clean);
+            table.make_room(full, is_clean, has_page);
             entries = table.admit(capacity).then(|| table.entries());
         }
         let mark = table.mark_wanted && table.saving.is_none();
@@ -274,6 +297,9 @@ impl Engine {
             let at = self.activity.clock;
             self.activity.table(lane).saving = Some(at);
             self.save_dirty(lane);
+        }
+        for shard in pages {
+            self.save_page((shard.image, shard.shard), 1 << shard.shard_shift);
         }
     }
 
@@ -302,7 +328,6 @@ impl Engine {
 
     /// The maps of a lane were saved, to make room in its table or for a mark.
     pub(super) fn bits_saved(&mut self, lane: LaneIndex, result: Result<(), DiskError>) {
-        let capacity = self.activity.capacity;
         if std::mem::take(&mut self.activity.table(lane).mark_saving)
             && !self.activity.table(lane).mark_wanted
         {
@@ -314,13 +339,37 @@ impl Engine {
             table.saved_at = at;
             return;
         };
+        self.refuse_newcomers(lane, data_status(error));
+    }
+
+    /// A page was saved, to make room in the lane's table or at a stop; or it couldn't be.
+    pub(super) fn page_save_ended(&mut self, lane: LaneIndex, good: bool) {
+        if !good {
+            self.refuse_newcomers(lane, Status::Io);
+        }
+    }
+
+    /// What would make room failed. Without any there won't be some soon; better to say so than to wait for it.
+    fn refuse_newcomers(&mut self, lane: LaneIndex, status: Status) {
+        let capacity = self.activity.capacity;
+        let table = self.activity.table(lane);
         if table.active.len() + table.adding.as_ref().map_or(0, BTreeMap::len) < capacity {
             return;
         }
-        // There won't be room; better to say so than to wait for it.
         table.queue.clear();
         for (_, wanted) in std::mem::take(&mut table.wanted) {
-            wanted.waiters.into_iter().for_each(|token| self.fail_task(token, data_status(error)));
+            wanted.waiters.into_iter().for_each(|token| self.fail_task(token, status));
         }
     }
+
+    /// The lane's active shards whose page isn't durable.
+    pub(super) fn pageless_shards(&mut self, lane: LaneIndex) -> Vec<ActiveShard> {
+        let witness = &self.witness;
+        let active = self.activity.table(lane).active.iter().filter(|(key, _)| !witness.is_durable(**key));
+        active.map(|(key, entry)| active_shard(*key, entry.shard_shift)).collect()
+    }
+}
+
+fn active_shard(key: ShardKey, shard_shift: u8) -> ActiveShard {
+    ActiveShard { image: key.0, shard: key.1, shard_shift }
 }

@@ -2,7 +2,8 @@
 //!
 //! A write's dirty bits are set before anything of it can reach the disk, and stay if it fails: the other
 //! bricks may have applied it. The shard is in the activity log before anything reaches the disk (rule I2). Its
-//! bytes are checked against their CRCs on arrival (rule I11). A shard that doesn't exist reads as zeros; it is
+//! bytes are checked against their CRCs on arrival (rule I11), and every read against what was last written (`witness`).
+//! A shard that doesn't exist reads as zeros; it is
 //! created and allocated before its first write.
 
 use brick_wire::body::{put_crcs, read_crcs};
@@ -20,6 +21,8 @@ use crate::buffer::Buffer;
 pub(super) struct WriteTask {
     /// `None` while it is at the disk's.
     buffer: Option<Buffer>,
+    /// CRCs of all blocks but the first, whose is in the header.
+    aux: Vec<u8>,
     /// The dirty bits are set.
     marked: bool,
     /// Answer when durable (FUA).
@@ -50,7 +53,7 @@ impl Engine {
         }
         let token = self.open_request(id, header, Some(target.key.0));
         let durable = header.flags.contains(Flags::FUA);
-        let work = WriteTask { buffer: Some(buffer), marked: false, durable };
+        let work = WriteTask { buffer: Some(buffer), aux: frame.aux, marked: false, durable };
         self.start_task(token, target, Access::Exclusive, Work::Write(work));
         Ok(None)
     }
@@ -115,6 +118,9 @@ impl Engine {
             return;
         }
         let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
         let Work::Write(write) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
         let buffer = write.buffer.take().expect("a write is issued once");
         self.mark_issued(token);
@@ -130,15 +136,20 @@ impl Engine {
     }
 
     pub(super) fn write_done(&mut self, token: Token, result: Result<Buffer, Status>) {
-        let task = &self.tasks[&token];
-        let Work::Write(WriteTask { durable, .. }) = task.work else { unreachable!("dispatched by kind") };
+        let task = self.tasks.get_mut(&token).expect("a write that ends exists");
         let target = task.target;
+        let Work::Write(WriteTask { durable, aux, .. }) = &mut task.work else {
+            unreachable!("dispatched by kind")
+        };
+        let (durable, aux) = (*durable, std::mem::take(aux));
         if let Err(status) = result {
             self.blocks_torn(target.key, target.blocks);
             self.fail_task(token, status);
             return;
         }
-        self.blocks_written(target.key, target.blocks);
+        let header = &self.requests.open[&token].header;
+        let crcs = read_crcs(header, &aux, usize::from(target.blocks.count)).expect("checked on arrival");
+        self.blocks_written(target.key, target.blocks, crcs);
         if durable {
             self.sync_for(token, self.sync_targets_of(target.key));
             self.end_task(token);
@@ -164,6 +175,9 @@ impl Engine {
             self.task(token).work = Work::Read(ReadTask { buffer: Some(buffer) });
         }
         let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
         let Work::Read(read) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
         let buffer = read.buffer.take().expect("allocated above");
         self.mark_issued(token);
@@ -174,10 +188,16 @@ impl Engine {
     pub(super) fn read_done(&mut self, token: Token, result: Result<Buffer, Status>) {
         let buffer = match result {
             Ok(buffer) => buffer,
-            Err(status) => return self.fail_task(token, status),
+            Err(status) => {
+                self.note_bad_blocks(self.tasks[&token].target);
+                return self.fail_task(token, status);
+            }
         };
-        self.end_task(token);
         let crcs: Vec<u32> = block_crcs(&buffer).collect();
+        if !self.is_as_written(self.tasks[&token].target, &crcs) {
+            return self.fail_task(token, Status::Corrupt);
+        }
+        self.end_task(token);
         let mut header = self.requests.open[&token].header;
         let aux = put_crcs(&mut header, &crcs);
         let reply = Reply { first_crc: header.first_crc, data: Some(buffer), ..Reply::body(aux) };

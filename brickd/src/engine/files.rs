@@ -8,8 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::{BlockSet, ImageUuid, LaneIndex, ShardIndex, Status};
 
+use super::witness::page_bytes;
 use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, Token};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,11 @@ impl Files {
     /// Whether the file has writes that no sync has begun to cover.
     pub(super) fn is_unsynced(&self, key: ShardKey) -> bool {
         self.open.get(&key).is_some_and(|file| !file.unsynced.is_empty())
+    }
+
+    /// Blocks of the shard; behind them is its page of CRCs.
+    pub(super) fn data_blocks(&self, key: ShardKey) -> Option<usize> {
+        self.open.get(&key).map(|file| (file.shard_bytes / BLOCK_SIZE as u64) as usize)
     }
 
     /// A write to the file has completed.
@@ -249,7 +256,8 @@ impl Engine {
         assert_eq!(file.state, FileState::WantsSlot);
         file.state = FileState::Opening(slot);
         let shard_bytes = file.shard_bytes;
-        let request = DiskRequest::OpenShard { slot, lane, image: key.0, shard: key.1, shard_bytes, create };
+        let file_bytes = shard_bytes + page_bytes(shard_bytes);
+        let request = DiskRequest::OpenShard { slot, lane, image: key.0, shard: key.1, file_bytes, create };
         self.disk(Purpose::Open(key), request);
     }
 
@@ -268,6 +276,7 @@ impl Engine {
         let file = self.files.open.get_mut(&key).expect("opening files are known");
         let FileState::Opening(slot) = file.state else { panic!("opened files were opening") };
         let waiters = std::mem::take(&mut file.waiters);
+        let shard_bytes = file.shard_bytes;
         match result {
             Ok(()) => {
                 file.state = FileState::Open(slot);
@@ -275,6 +284,7 @@ impl Engine {
                 if !self.files.exists(key) {
                     self.files.add_existing(key);
                     self.shard_created(key);
+                    self.witness.created(key, shard_bytes);
                 }
                 self.ready.extend(waiters);
             }

@@ -242,10 +242,15 @@ impl Engine {
     fn sync_failed(&mut self, target: SyncTarget, covers: BlockSet) {
         match target {
             SyncTarget::Shard(key) => {
-                let lost = self.syncs.must_rewrite.entry(key).or_default();
-                lost.insert_all(&covers);
+                let mut lost = covers;
                 // What completed while it ran may be what it failed about.
                 lost.insert_all(&self.files.take_unsynced(key));
+                // The page of CRCs isn't among it: whoever saved that saves it again.
+                let data_blocks = self.files.data_blocks(key).expect("synced files are open");
+                lost.truncate(data_blocks);
+                if !lost.is_empty() {
+                    self.syncs.must_rewrite.entry(key).or_default().insert_all(&lost);
+                }
             }
             SyncTarget::Directory(lane, image) => {
                 self.syncs.lost_directories.insert((image, lane));
@@ -259,12 +264,22 @@ impl Engine {
             self.everything_synced(!wait.failed);
             return;
         }
+        if self.is_page_save(token) {
+            self.page_saved(token, !wait.failed);
+            return;
+        }
         let failed = wait.failed || self.is_flush_failed(token);
         self.answer(token, if failed { Status::FlushFailed } else { Status::Ok }.into());
     }
 
     /// A write completed: it needs a sync, and what a failed one had lost there is written again.
-    pub(super) fn blocks_written(&mut self, key: ShardKey, blocks: BlockRange) {
+    pub(super) fn blocks_written(
+        &mut self,
+        key: ShardKey,
+        blocks: BlockRange,
+        crcs: impl IntoIterator<Item = u32>,
+    ) {
+        self.witness.record(key, blocks, crcs);
         self.files.written(key, blocks);
         if let Some(lost) = self.syncs.must_rewrite.get_mut(&key) {
             lost.remove_range(blocks);
@@ -278,6 +293,7 @@ impl Engine {
     /// A write failed: any of its blocks may be in the file all the same, and a later comparison may find
     /// them equal to another copy's. They need a sync like written ones, and prove nothing else.
     pub(super) fn blocks_torn(&mut self, key: ShardKey, blocks: BlockRange) {
+        self.witness.forget_blocks(key, blocks);
         self.files.written(key, blocks);
     }
 

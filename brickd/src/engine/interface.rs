@@ -258,8 +258,8 @@ pub enum CloseReason {
 /// A disk operation. The store knows how; the engine says when.
 #[derive(Debug)]
 pub enum DiskRequest {
-    /// Open a shard file into `slot`. With `create_bytes`, create it (and its directory) if missing and
-    /// allocate it whole, file size included, reading as zeros. A file of another length is an error.
+    /// Open a shard file into `slot`. With `create`, create it (and its directory) if missing and allocate it
+    /// whole, file size included, reading as zeros. A file of another length is an error.
     OpenShard {
         /// Where in the table of open files.
         slot: FileSlot,
@@ -269,8 +269,8 @@ pub enum DiskRequest {
         image: ImageUuid,
         /// The shard.
         shard: ShardIndex,
-        /// Length of the file, bytes.
-        shard_bytes: u64,
+        /// Length of the file, bytes: the shard and its page of CRCs.
+        file_bytes: u64,
         /// Whether to create it.
         create: bool,
     },

@@ -10,8 +10,8 @@
 //!
 //! The life of a request: `frames` finds its handler; `data`, `pull` and `pull_source` make a task of it
 //! (`tasks`), which claims its blocks, waits until its shard is in the activity log (`activity`), gets a
-//! buffer and an open file (`files`), checks the fence a second time (`fence`) and goes to disk. Everything
-//! waited for wakes a task by its token, and a woken task checks all its conditions again, so a wake-up too
+//! buffer, an open file (`files`) and the CRCs of its blocks (`witness`), checks the fence a second time
+//! (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task checks all its conditions again, so a wake-up too
 //! many does no harm.
 //!
 //! Everything iterated is ordered: the same events in the same order give the same actions.
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use brick_wire::overlap::OverlapQueue;
 use brick_wire::placement::{core_of, lane_of};
-use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timestamp};
+use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, Role, ShardIndex, Timestamp};
 
 use crate::buffer::Pool;
 
@@ -46,12 +46,14 @@ mod requests;
 mod shutdown;
 mod status;
 mod tasks;
+mod witness;
 
 #[cfg(test)]
 mod tests;
 
 pub use interface::*;
 pub use pull::PULL_POOL_BYTES;
+pub use witness::page_bytes;
 
 use activity::ActivityLog;
 use admission::Admission;
@@ -70,6 +72,7 @@ use remove::Removals;
 use requests::Requests;
 use shutdown::Shutdown;
 use tasks::Task;
+use witness::Witness;
 
 /// One shard of this core.
 type ShardKey = (ImageUuid, ShardIndex);
@@ -120,6 +123,7 @@ pub struct Engine {
     marks: Marks,
     dirty: DirtyMaps,
     activity: ActivityLog,
+    witness: Witness,
     pulls: Pulls,
     /// Blocks of source reads that hold buffers.
     source_blocks: usize,
@@ -138,7 +142,7 @@ impl Engine {
     /// The engine of `config.core`, with what the store found. Payloads are allocated from `pool`.
     pub fn new(mut config: EngineConfig, pool: Pool) -> Engine {
         assert!(config.core.0 < config.cores && config.lanes > 0);
-        assert!(config.open_files_max > 0 || config.role == brick_wire::Role::Arbiter);
+        assert!(config.open_files_max > 0 || config.role == Role::Arbiter);
         let registers = std::mem::take(&mut config.registers);
         let shards = std::mem::take(&mut config.shards);
         let saved = std::mem::take(&mut config.dirty);
@@ -149,8 +153,12 @@ impl Engine {
         let mut dirty = DirtyMaps::default();
         let unsynced: Vec<ImageUuid> = saved.iter().filter(|map| map.unsynced).map(|map| map.image).collect();
         saved.into_iter().for_each(|map| dirty.load(map));
+        let mut witness = Witness::default();
         for shard in std::mem::take(&mut config.active) {
             dirty.load_active(shard);
+            if config.role == Role::Data {
+                witness.distrust((shard.image, shard.shard));
+            }
             activity.load(lane_of(shard.image, shard.shard, config.lanes), shard);
         }
         if config.blank {
@@ -176,6 +184,7 @@ impl Engine {
             marks: Marks::default(),
             dirty,
             activity,
+            witness,
             pulls: Pulls::default(),
             source_blocks: 0,
             links: Links::default(),
@@ -189,6 +198,9 @@ impl Engine {
             config,
         };
         engine.load_marks(&unsynced);
+        if engine.config.role == Role::Data {
+            engine.reserve_page_buffers();
+        }
         engine
     }
 

@@ -49,7 +49,8 @@ impl Engine {
             .collect();
         for (image, token) in waiting {
             let mut open = self.requests.open.iter();
-            let busy = open.any(|(other, request)| *other != token && request.fenced_image == Some(image));
+            let busy = open.any(|(other, request)| *other != token && request.fenced_image == Some(image))
+                || self.tasks.values().any(|task| task.target.key.0 == image);
             if busy || self.syncs.is_running(image) {
                 continue;
             }
@@ -81,6 +82,7 @@ impl Engine {
             let lanes = self.config.lanes;
             let in_lane = |shard| brick_wire::placement::lane_of(image, shard, lanes) == lane;
             self.files.forget(image, in_lane);
+            self.witness.forget(image, in_lane);
         }
         let removal = self.removals.images.get_mut(&image).expect("deletions belong to a removal");
         removal.failed |= !good;

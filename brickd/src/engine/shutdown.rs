@@ -1,5 +1,5 @@
-//! A clean stop: refuse what is new, finish what is issued, sync what is written, save the dirty maps, empty
-//! the activity log: with its bits saved, no shard has to be in it.
+//! A clean stop: refuse what is new, finish what is issued, save the pages of CRCs, sync what is written, save the
+//! dirty maps, empty the activity log: with its bits and its page saved, no shard has to be in it.
 //!
 //! Cores stop each on its own and in any order, so nothing here waits for another core: core 0 answers the
 //! register changes that do. A stop counts as clean only if a start may trust all that it finds.
@@ -13,6 +13,8 @@ pub(super) enum Shutdown {
     Serving,
     /// Disk operations and requests are still open.
     Draining,
+    /// The pages of CRCs are being saved.
+    Paging,
     /// The token waits for the syncs.
     Syncing(Token),
     Saving {
@@ -52,17 +54,30 @@ impl Engine {
 
     /// Starts the syncs once nothing else is going on.
     pub(super) fn advance_shutdown(&mut self) {
-        let idle = self.requests.open.is_empty() && self.operations.is_empty();
+        let idle = self.requests.open.is_empty() && self.operations.is_empty() && self.tasks.is_empty();
         if self.shutdown == Shutdown::Draining && idle {
+            self.shutdown = Shutdown::Paging;
+            self.save_all_pages();
+        }
+        if self.shutdown == Shutdown::Paging && self.tasks.is_empty() {
             let token = self.new_token();
             self.shutdown = Shutdown::Syncing(token);
             self.sync_everything(token);
         }
     }
 
+    fn save_all_pages(&mut self) {
+        for lane in self.own_lanes() {
+            for shard in self.pageless_shards(lane) {
+                self.save_page((shard.image, shard.shard), 1 << shard.shard_shift);
+            }
+        }
+    }
+
     pub(super) fn everything_synced(&mut self, good: bool) {
-        let clean = good && !self.syncs.is_any_failed() && !self.registers.is_vote_lost();
         let lanes = self.own_lanes();
+        let has_pages = lanes.iter().all(|lane| self.pageless_shards(*lane).is_empty());
+        let clean = good && has_pages && !self.syncs.is_any_failed() && !self.registers.is_vote_lost();
         self.save_progress(lanes.len(), clean);
         for lane in lanes {
             self.save_dirty(lane);
@@ -71,7 +86,8 @@ impl Engine {
 
     pub(super) fn dirty_saved(&mut self, lane: LaneIndex, good: bool) {
         if good {
-            let entries = Vec::new();
+            // Where a page couldn't be saved, the next start has to know.
+            let entries = self.pageless_shards(lane);
             self.disk(Purpose::Activity(lane), DiskRequest::WriteActivity { lane, entries });
         } else {
             self.lane_stopped(false);

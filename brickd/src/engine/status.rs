@@ -41,13 +41,15 @@ impl Engine {
 
     /// `ImageStatus`.
     pub(super) fn image_status(&self, image: ImageUuid) -> Reply {
-        let pulled = self.pulls.report(image);
+        let (pulled, found) = (self.pulls.report(image), self.witness.found(image));
         let status = ImageStatus {
             dirty_blocks: self.dirty.block_count(image),
             shards: self.files.count(image),
             pulled_blocks: pulled.written_blocks,
             compared_blocks: pulled.compared_blocks,
             pulled_wire_bytes: pulled.wire_bytes,
+            bad_blocks: found.bad_blocks,
+            repaired_blocks: found.repaired_blocks,
         };
         Reply::body(status.to_bytes()).with_flags(self.exact_flag(image))
     }

@@ -1,7 +1,7 @@
 //! Tasks: operations on the blocks of one shard, from arrival to the answer.
 //!
 //! A task claims its blocks (rule I13), then passes its conditions in order: fence, activity log (writers,
-//! rule I2), buffer, file. Where one isn't met it waits to be woken, and checks them all again then; so the
+//! rule I2), buffer, file, witness page. Where one isn't met it waits to be woken, and checks them all again then; so the
 //! fence is checked a last time in the same step that issues the disk operation (rule I1). Whatever ends a
 //! task gives everything back.
 
@@ -14,6 +14,7 @@ use super::data::{ReadTask, WriteTask};
 use super::files::Acquired;
 use super::pull::PullRun;
 use super::pull_source::SourceRead;
+use super::witness::PageSave;
 use super::{DiskError, DiskOutput, DiskRequest, Engine, FileSlot, Purpose, ShardKey, Token};
 use crate::buffer::Buffer;
 
@@ -37,6 +38,8 @@ pub(super) enum Work {
     Read(ReadTask),
     SourceRead(SourceRead),
     PullRun(PullRun),
+    /// Nobody's request: see `witness`.
+    PageSave(PageSave),
 }
 
 /// One operation on blocks.
@@ -49,6 +52,10 @@ pub(super) struct Task {
     pub(super) active: bool,
     /// The file is held.
     pub(super) slot: Option<FileSlot>,
+    /// The shard's page of CRCs is held.
+    pub(super) page: bool,
+    /// The operation in flight reads this block of the page, on behalf of all who wait for it.
+    pub(super) loading: Option<usize>,
     /// A disk operation of ours is in flight: nothing else happens before it is done.
     pub(super) in_flight: bool,
     pub(super) work: Work,
@@ -58,7 +65,16 @@ impl Engine {
     /// Claims the blocks and goes on as soon as they are free.
     pub(super) fn start_task(&mut self, token: Token, target: Target, access: Access, work: Work) {
         let claimed = self.claims.claim(target.key, token, target.blocks, access);
-        let task = Task { target, claimed, active: false, slot: None, in_flight: false, work };
+        let task = Task {
+            target,
+            claimed,
+            active: false,
+            slot: None,
+            page: false,
+            loading: None,
+            in_flight: false,
+            work,
+        };
         self.tasks.insert(token, task);
         if claimed {
             self.ready.push_back(token);
@@ -77,6 +93,7 @@ impl Engine {
             Work::Read(_) => self.advance_read(token),
             Work::SourceRead(_) => self.advance_source_read(token),
             Work::PullRun(_) => self.advance_pull_run(token),
+            Work::PageSave(_) => self.advance_page_save(token),
         }
     }
 
@@ -89,12 +106,16 @@ impl Engine {
             other => panic!("reads and writes return their buffer, not {other:?}"),
         });
         let result = result.map_err(data_status);
+        if let Some(index) = task.loading.take() {
+            return self.page_block_read(token, index, result);
+        }
         match &task.work {
             Work::Write(_) => self.write_done(token, result),
             Work::DummyWrite => unreachable!("an arbiter has no data to transfer"),
             Work::Read(_) => self.read_done(token, result),
             Work::SourceRead(_) => self.source_read_done(token, result),
             Work::PullRun(_) => self.pull_io_done(token, result),
+            Work::PageSave(_) => self.page_block_written(token, result),
         }
     }
 
@@ -105,6 +126,9 @@ impl Engine {
         if task.slot.is_some() {
             self.files.release(task.target.key);
         }
+        if task.page {
+            self.witness.release(task.target.key);
+        }
         if task.active {
             let lane = self.lane_of(task.target.key);
             self.activity.release(lane, task.target.key);
@@ -112,7 +136,7 @@ impl Engine {
         match &task.work {
             Work::SourceRead(read) => self.source_read_ended(read),
             Work::PullRun(_) => self.pull_run_ended(task.target.blocks),
-            Work::Write(_) | Work::DummyWrite | Work::Read(_) => {}
+            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::PageSave(_) => {}
         }
         for woken in self.claims.release(task.target.key, token) {
             self.tasks.get_mut(&woken).expect("claims belong to tasks").claimed = true;
@@ -123,13 +147,21 @@ impl Engine {
     /// Ends a task without success and answers its request. Nothing happens if it has ended.
     pub(super) fn fail_task(&mut self, token: Token, status: Status) {
         let Some(task) = self.tasks.get(&token) else { return };
-        if let Work::PullRun(run) = &task.work {
-            let job = run.job;
-            self.end_task(token);
-            self.pull_run_failed(job, token, status);
-        } else {
-            self.end_task(token);
-            self.answer(token, status.into());
+        match &task.work {
+            Work::PullRun(run) => {
+                let job = run.job;
+                self.end_task(token);
+                self.pull_run_failed(job, token, status);
+            }
+            Work::PageSave(_) => {
+                let lane = self.lane_of(task.target.key);
+                self.end_task(token);
+                self.page_save_ended(lane, false);
+            }
+            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::SourceRead(_) => {
+                self.end_task(token);
+                self.answer(token, status.into());
+            }
         }
     }
 
@@ -173,7 +205,7 @@ impl Engine {
     /// Whether the task wants its file for reading.
     pub(super) fn only_reads(&self, token: Token) -> bool {
         self.tasks.get(&token).is_some_and(|task| match &task.work {
-            Work::Write(_) | Work::DummyWrite => false,
+            Work::Write(_) | Work::DummyWrite | Work::PageSave(_) => false,
             Work::Read(_) | Work::SourceRead(_) => true,
             Work::PullRun(run) => run.is_hashing(),
         })

@@ -133,6 +133,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         "WrongBrick",
         "Busy",
         "LeaseExpired",
+        "Corrupt",
     ];
     assert_eq!(statuses, expected);
     assert!(Status::ALL.iter().enumerate().all(|(number, status)| *status as usize == number));

@@ -1,0 +1,458 @@
+//! The witness: which CRC32C each block of a shard has, so that a block which isn't what was last written there is
+//! found when it is read, and never served.
+//!
+//! Each shard's CRCs are a page behind its data, in the same file: a slot a block. A slot is stored as the XOR with
+//! the CRC of a block of zeros, so that a page of zeros, which is what an allocated file has, is right for a shard
+//! of zeros. One value is set apart for "not known": such a block is taken as it is found. A CRC that would look
+//! like it is stored as "not known", too: one block in four billion goes unwatched.
+//!
+//! - A page is in memory, and stays there, while a task works on its shard. It changes when a write has ended
+//!   (a failed one leaves its blocks unknown), under the task's claim on the blocks; so block and slot agree
+//!   whenever a read looks.
+//! - It is written to disk late: before its shard leaves the activity log (rule I2), and synced with the file, data
+//!   and all. So after a crash exactly the pages of the shards in the log may be older than their blocks. All their
+//!   slots become unknown; who reads a block next fills its slot in.
+//! - A rotten page is nothing special: its slots don't match good blocks, and the repair of those writes both.
+//!
+//! Pages without news are dropped, longest unused first, beyond [`SLOTS_MAX`]. Pages go to and from disk a block at a
+//! time, in buffers of their own: writes that wait for a page may hold all the pool.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
+use brick_wire::overlap::Access;
+use brick_wire::{BlockRange, BlockSet, ImageUuid, ShardIndex, Status};
+
+use super::flush::SyncTarget;
+use super::tasks::{Target, Task, Work};
+use super::{DiskRequest, Engine, ShardKey, Token};
+use crate::buffer::Buffer;
+
+/// Slots in memory before pages are dropped, per core: 16 MiB, which watch 16 GiB of blocks. Pages with news can't
+/// be dropped; the activity log bounds those.
+const SLOTS_MAX: usize = 4 << 20;
+/// The slot of a block whose CRC isn't known.
+const UNKNOWN: u32 = u32::MAX;
+/// CRC32C of a block of zeros.
+const ZERO_CRC: u32 = 0x98f9_4189;
+const SLOT_BYTES: usize = size_of::<u32>();
+const SLOTS_PER_BLOCK: usize = BLOCK_SIZE / SLOT_BYTES;
+/// Blocks of pages on their way to or from disk, per core.
+const BUFFERS: usize = 16;
+
+/// Length of the page behind a shard of this size, bytes: whole blocks.
+pub fn page_bytes(shard_bytes: u64) -> u64 {
+    ((shard_bytes >> BLOCK_SHIFT) * SLOT_BYTES as u64).next_multiple_of(BLOCK_SIZE as u64)
+}
+
+/// The CRCs of one shard.
+#[derive(Debug)]
+struct Page {
+    slots: Vec<u32>,
+    /// Tasks that wait for the page to be read; `None` once it is.
+    loading: Option<Vec<Token>>,
+    /// Tasks that work on the shard.
+    users: u32,
+    /// Grows with every use; unique. Its place among the idle.
+    used_at: u64,
+    /// When a slot last changed in a way that the disk has to learn.
+    changed_at: u64,
+    /// Changes up to then are durable.
+    saved_at: u64,
+}
+
+/// The pages of a core.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    pages: BTreeMap<ShardKey, Page>,
+    /// Shards that were active when the brick died: what the disk has of their pages means nothing.
+    distrusted: BTreeSet<ShardKey>,
+    /// Pages without users and news, longest unused first.
+    idle: BTreeMap<u64, ShardKey>,
+    slots: usize,
+    clock: u64,
+    buffers: Vec<Buffer>,
+    found: BTreeMap<ImageUuid, Found>,
+}
+
+/// What was found wrong since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found {
+    /// Blocks that couldn't be read, or weren't what was last written.
+    pub(super) bad_blocks: u64,
+    /// Such blocks that were written again from another copy.
+    pub(super) repaired_blocks: u64,
+}
+
+/// Writes a page to its file and has it synced.
+#[derive(Debug)]
+pub(super) struct PageSave {
+    /// The clock when the first block was copied; `None` before.
+    copied_at: Option<u64>,
+    /// Blocks of the page written.
+    written: usize,
+}
+
+impl Page {
+    fn has_news(&self) -> bool {
+        self.changed_at > self.saved_at
+    }
+
+    fn is_idle(&self) -> bool {
+        self.users == 0 && self.loading.is_none() && !self.has_news()
+    }
+}
+
+impl Witness {
+    /// The shard was active when the brick died.
+    pub(super) fn distrust(&mut self, key: ShardKey) {
+        self.distrusted.insert(key);
+    }
+
+    /// What was found wrong in the image since start.
+    pub(super) fn found(&self, image: ImageUuid) -> Found {
+        self.found.get(&image).copied().unwrap_or_default()
+    }
+
+    pub(super) fn count_bad(&mut self, image: ImageUuid, blocks: usize) {
+        self.found.entry(image).or_default().bad_blocks += blocks as u64;
+    }
+
+    pub(super) fn count_repaired(&mut self, image: ImageUuid, blocks: usize) {
+        self.found.entry(image).or_default().repaired_blocks += blocks as u64;
+    }
+
+    /// Whether the shard may leave the activity log as far as its page is concerned.
+    pub(super) fn is_durable(&self, key: ShardKey) -> bool {
+        !self.distrusted.contains(&key) && self.pages.get(&key).is_none_or(|page| !page.has_news())
+    }
+
+    /// These blocks of a shard in use were written and have these CRCs.
+    pub(super) fn record(&mut self, key: ShardKey, blocks: BlockRange, crcs: impl IntoIterator<Item = u32>) {
+        self.change(key, |slots| {
+            for (block, crc) in blocks.iter().zip(crcs) {
+                slots[usize::from(block)] = stored(crc);
+            }
+        });
+    }
+
+    /// A write to these blocks failed: nobody knows what they hold.
+    pub(super) fn forget_blocks(&mut self, key: ShardKey, blocks: BlockRange) {
+        self.change(key, |slots| {
+            blocks.iter().for_each(|block| slots[usize::from(block)] = UNKNOWN);
+        });
+    }
+
+    fn change(&mut self, key: ShardKey, change: impl FnOnce(&mut [u32])) {
+        let at = self.tick();
+        let page = self.pages.get_mut(&key).expect("shards are written under their page");
+        assert!(page.users > 0 && page.loading.is_none(), "shards are written under their page");
+        page.changed_at = at;
+        change(&mut page.slots);
+    }
+
+    /// Compares what was read of a shard in use with what it should be, and fills in what wasn't known. The blocks
+    /// that don't match, counted from the shard's first.
+    pub(super) fn verify(
+        &mut self,
+        key: ShardKey,
+        blocks: BlockRange,
+        crcs: impl IntoIterator<Item = u32>,
+    ) -> BlockSet {
+        let mut bad = BlockSet::new();
+        for (block, crc) in blocks.iter().zip(crcs) {
+            if self.is_unlike(key, block, crc) {
+                bad.insert_range(BlockRange::new(block, 1));
+            } else {
+                self.fill_in(key, block, crc);
+            }
+        }
+        bad
+    }
+
+    /// Whether the block is known to have another CRC.
+    pub(super) fn is_unlike(&self, key: ShardKey, block: u16, crc: u32) -> bool {
+        let slot = self.pages[&key].slots[usize::from(block)];
+        slot != UNKNOWN && slot != stored(crc)
+    }
+
+    /// Takes the block as it was found, if its CRC wasn't known. The disk needn't learn that.
+    pub(super) fn fill_in(&mut self, key: ShardKey, block: u16, crc: u32) {
+        let page = self.pages.get_mut(&key).expect("shards are read under their page");
+        let slot = &mut page.slots[usize::from(block)];
+        if *slot == UNKNOWN {
+            *slot = stored(crc);
+        }
+    }
+
+    /// The shard's file is new, and zero.
+    pub(super) fn created(&mut self, key: ShardKey, shard_bytes: u64) {
+        self.distrusted.remove(&key);
+        self.insert(key, vec![0; slot_count(shard_bytes)], None);
+    }
+
+    /// The shards that `gone` picks were deleted; none of them is in use.
+    pub(super) fn forget(&mut self, image: ImageUuid, gone: impl Fn(ShardIndex) -> bool) {
+        let is_gone = |key: &ShardKey| key.0 == image && gone(key.1);
+        self.distrusted.retain(|key| !is_gone(key));
+        let pages: Vec<ShardKey> = self.pages.keys().filter(|key| is_gone(key)).copied().collect();
+        pages.into_iter().for_each(|key| self.drop_page(key));
+    }
+
+    fn drop_page(&mut self, key: ShardKey) {
+        let page = self.pages.remove(&key).expect("dropped pages exist");
+        assert!(page.users == 0 && page.loading.is_none(), "a page in use stays");
+        self.idle.remove(&page.used_at);
+        self.slots -= page.slots.len();
+    }
+
+    fn insert(&mut self, key: ShardKey, slots: Vec<u32>, loading: Option<Vec<Token>>) {
+        let used_at = self.tick();
+        self.slots += slots.len();
+        let page = Page { slots, loading, users: 0, used_at, changed_at: 0, saved_at: 0 };
+        let replaced = self.pages.insert(key, page);
+        assert!(replaced.is_none(), "a shard has one page");
+        self.note_idle(key);
+        while self.slots > SLOTS_MAX
+            && let Some((_, victim)) = self.idle.first_key_value().filter(|(_, victim)| **victim != key)
+        {
+            let victim = *victim;
+            self.drop_page(victim);
+        }
+    }
+
+    /// A page of which nothing is known, and that the disk has to learn.
+    fn insert_unknown(&mut self, key: ShardKey, shard_bytes: u64) {
+        let changed_at = self.tick();
+        self.insert(key, vec![UNKNOWN; slot_count(shard_bytes)], None);
+        let page = self.pages.get_mut(&key).expect("just inserted");
+        page.changed_at = changed_at;
+        self.idle.remove(&page.used_at);
+    }
+
+    fn hold(&mut self, key: ShardKey) {
+        let at = self.tick();
+        let page = self.pages.get_mut(&key).expect("held pages exist");
+        self.idle.remove(&page.used_at);
+        page.users += 1;
+        page.used_at = at;
+    }
+
+    /// One user less.
+    pub(super) fn release(&mut self, key: ShardKey) {
+        let page = self.pages.get_mut(&key).expect("held pages exist");
+        page.users = page.users.checked_sub(1).expect("users are counted");
+        self.note_idle(key);
+    }
+
+    fn note_idle(&mut self, key: ShardKey) {
+        let page = &self.pages[&key];
+        if page.is_idle() {
+            self.idle.insert(page.used_at, key);
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+impl Engine {
+    /// Sets memory aside for pages in flight.
+    pub(super) fn reserve_page_buffers(&mut self) {
+        let pool = &self.pool;
+        self.witness.buffers.extend((0..BUFFERS).map_while(|_| pool.allocate(BLOCK_SIZE)));
+    }
+
+    /// Whether the page of the task's shard is here, and held for the task. If not, the task waits; it has its file.
+    pub(super) fn task_page(&mut self, token: Token) -> bool {
+        let task = &self.tasks[&token];
+        if task.page {
+            return true;
+        }
+        let Target { key, shard_bytes, .. } = task.target;
+        if self.witness.distrusted.remove(&key) {
+            self.witness.insert_unknown(key, shard_bytes);
+        }
+        match self.witness.pages.get_mut(&key) {
+            None => {
+                if self.read_page_block(token, 0) {
+                    self.witness.insert(key, vec![UNKNOWN; slot_count(shard_bytes)], Some(Vec::new()));
+                }
+                false
+            }
+            Some(Page { loading: Some(waiters), .. }) => {
+                waiters.push(token);
+                false
+            }
+            Some(_) => {
+                self.witness.hold(key);
+                self.task(token).page = true;
+                true
+            }
+        }
+    }
+
+    /// Reads a block of the page, as an operation of the task that wants it first; `false` if that has to wait.
+    fn read_page_block(&mut self, token: Token, index: usize) -> bool {
+        let Some(buffer) = self.page_buffer(token) else { return false };
+        if self.requests.open.contains_key(&token) {
+            self.mark_issued(token);
+        }
+        let task = self.task(token);
+        task.loading = Some(index);
+        let slot = task.slot.expect("pages are read from an open file");
+        let offset_bytes = task.target.shard_bytes + (index * BLOCK_SIZE) as u64;
+        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        true
+    }
+
+    /// A block of the page was read. What can't be read is unknown.
+    pub(super) fn page_block_read(&mut self, token: Token, index: usize, result: Result<Buffer, Status>) {
+        let Target { key, shard_bytes, .. } = self.tasks[&token].target;
+        let page = self.witness.pages.get_mut(&key).expect("a page that is read exists");
+        if let Ok(buffer) = result {
+            let slots = page.slots.iter_mut().skip(index * SLOTS_PER_BLOCK);
+            for (slot, bytes) in slots.zip(buffer.chunks_exact(SLOT_BYTES)) {
+                *slot = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+            }
+            self.witness.buffers.push(buffer);
+        }
+        if index + 1 < page_bytes(shard_bytes) as usize / BLOCK_SIZE && self.read_page_block(token, index + 1) {
+            return;
+        }
+        let page = self.witness.pages.get_mut(&key).expect("a page that is read exists");
+        let waiters = page.loading.take().expect("a page is read once");
+        self.witness.note_idle(key);
+        self.ready.push_back(token);
+        self.ready.extend(waiters);
+    }
+
+    /// Starts to save the shard's page; nothing happens while it is being saved.
+    pub(super) fn save_page(&mut self, key: ShardKey, shard_bytes: u64) {
+        if !self.files.exists_soon(key) {
+            // Its file was never created, or lost with the power: there is no page either.
+            self.witness.distrusted.remove(&key);
+            return;
+        }
+        let is_save = |task: &Task| task.target.key == key && matches!(task.work, Work::PageSave(_));
+        if self.tasks.values().any(is_save) {
+            return;
+        }
+        let token = self.new_token();
+        // Behind the data: no request claims that.
+        let blocks = BlockRange::new(slot_count(shard_bytes) as u16, 1);
+        let target = Target { key, shard_bytes, blocks };
+        let work = Work::PageSave(PageSave { copied_at: None, written: 0 });
+        self.start_task(token, target, Access::Exclusive, work);
+    }
+
+    pub(super) fn advance_page_save(&mut self, token: Token) {
+        let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
+        let Work::PageSave(PageSave { copied_at, written }) = self.task(token).work else {
+            unreachable!("dispatched by kind")
+        };
+        let Target { key, shard_bytes, .. } = self.tasks[&token].target;
+        if written == page_bytes(shard_bytes) as usize / BLOCK_SIZE {
+            // Waits for its sync.
+            return;
+        }
+        let Some(mut buffer) = self.page_buffer(token) else { return };
+        buffer.fill(0);
+        let slots = self.witness.pages[&key].slots.iter().skip(written * SLOTS_PER_BLOCK);
+        for (bytes, slot) in buffer.chunks_exact_mut(SLOT_BYTES).zip(slots) {
+            bytes.copy_from_slice(&slot.to_le_bytes());
+        }
+        let copied_at = copied_at.or(Some(self.witness.clock));
+        self.task(token).work = Work::PageSave(PageSave { copied_at, written: written + 1 });
+        let offset_bytes = shard_bytes + (written * BLOCK_SIZE) as u64;
+        self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
+    }
+
+    pub(super) fn page_block_written(&mut self, token: Token, result: Result<Buffer, Status>) {
+        let Target { key, shard_bytes, blocks } = self.tasks[&token].target;
+        self.files.written(key, blocks);
+        let Ok(buffer) = result else { return self.page_saved(token, false) };
+        self.witness.buffers.push(buffer);
+        let Work::PageSave(PageSave { written, .. }) = self.task(token).work else {
+            unreachable!("dispatched by kind")
+        };
+        if written == page_bytes(shard_bytes) as usize / BLOCK_SIZE {
+            self.sync_for(token, [SyncTarget::Shard(key)]);
+        } else {
+            self.ready.push_back(token);
+        }
+    }
+
+    /// Page and data are durable, or nobody knows what is.
+    pub(super) fn page_saved(&mut self, token: Token, good: bool) {
+        let task = &self.tasks[&token];
+        let Work::PageSave(PageSave { copied_at: Some(at), .. }) = task.work else {
+            unreachable!("the caller wrote a page")
+        };
+        let key = task.target.key;
+        if good {
+            let page = self.witness.pages.get_mut(&key).expect("held by the task");
+            page.saved_at = page.saved_at.max(at);
+        }
+        self.end_task(token);
+        let lane = self.lane_of(key);
+        self.page_save_ended(lane, good);
+    }
+
+    /// Whether all blocks read are what was last written there; counts those that aren't.
+    pub(super) fn is_as_written(&mut self, target: Target, crcs: &[u32]) -> bool {
+        let bad = self.witness.verify(target.key, target.blocks, crcs.iter().copied());
+        self.witness.count_bad(target.key.0, bad.count());
+        bad.is_empty()
+    }
+
+    /// The blocks couldn't be read.
+    pub(super) fn note_bad_blocks(&mut self, target: Target) {
+        self.witness.count_bad(target.key.0, usize::from(target.blocks.count));
+    }
+
+    /// Whether the token is that of a save under way.
+    pub(super) fn is_page_save(&self, token: Token) -> bool {
+        self.tasks.get(&token).is_some_and(|task| matches!(task.work, Work::PageSave(_)))
+    }
+
+    fn page_buffer(&mut self, token: Token) -> Option<Buffer> {
+        // One that went to a failed operation doesn't come back.
+        let buffer = self.witness.buffers.pop().or_else(|| self.pool.allocate(BLOCK_SIZE));
+        if buffer.is_none() {
+            self.buffer_waiters.push_back(token);
+        }
+        buffer
+    }
+}
+
+fn slot_count(shard_bytes: u64) -> usize {
+    (shard_bytes >> BLOCK_SHIFT) as usize
+}
+
+/// A CRC as its slot holds it.
+fn stored(crc: u32) -> u32 {
+    crc ^ ZERO_CRC
+}
+
+#[cfg(test)]
+mod tests {
+    use brick_wire::checksum::crc32c;
+
+    use super::*;
+
+    #[test]
+    fn a_page_of_zeros_is_right_for_a_shard_of_zeros() {
+        assert_eq!(stored(crc32c(&[0; BLOCK_SIZE])), 0);
+    }
+
+    #[test]
+    fn pages_are_whole_blocks() {
+        assert_eq!([20, 22, 24, 26].map(|shift| page_bytes(1 << shift)), [4096, 4096, 16384, 65536]);
+    }
+}
