@@ -192,6 +192,17 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_slot_gives_all_of_it_back() {
+        let pool = Pool::new(4 << 20);
+        let mut buffer = pool.allocate(3 * BLOCK_SIZE).unwrap();
+        buffer[2 * BLOCK_SIZE..].fill(7);
+        buffer.select(2 * BLOCK_SIZE, BLOCK_SIZE);
+        assert_eq!(*buffer, [7; BLOCK_SIZE]);
+        drop(buffer);
+        assert_eq!(pool.free_bytes(), 4 << 20);
+    }
+
+    #[test]
     fn buffers_outlive_their_pool() {
         let pool = Pool::new(2 * BLOCK_SIZE);
         let (mut first, second) = (pool.allocate(BLOCK_SIZE).unwrap(), pool.allocate(BLOCK_SIZE).unwrap());

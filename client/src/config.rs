@@ -377,6 +377,11 @@ mod tests {
         let mut twice = group(&[Role::Data, Role::Data]);
         twice.bricks[1].address = twice.bricks[0].address.clone();
         assert!(matches!(check(twice), Err(Meaning::Duplicate(_))));
+        let mut one = group(&[Role::Data, Role::Data]);
+        for (index, brick) in one.bricks.iter_mut().enumerate() {
+            (brick.brick, brick.address) = (BrickUuid::from_bytes([7; 16]), format!("name{index}:7070"));
+        }
+        assert!(matches!(check(one), Err(Meaning::SameBrick(_))));
         let mut portless = group(&[Role::Data, Role::Data]);
         portless.bricks[1].address = "somewhere".to_owned();
         assert!(matches!(check(portless), Err(Meaning::Address(_))));
