@@ -103,7 +103,7 @@ impl Volume {
     }
 
     /// Takes the image for healing; no sessions if a live client has it and so heals it.
-    async fn open_to_heal(&self, value: &ImageValue) -> Result<Vec<Session>, VolumeError> {
+    pub(super) async fn open_to_heal(&self, value: &ImageValue) -> Result<Vec<Session>, VolumeError> {
         match self.open_sessions(value, Purpose::Heal, OpenOptions::default()).await {
             Err(VolumeError::Image { source: GroupError::Held { .. }, .. }) => Ok(Vec::new()),
             other => other,
