@@ -435,13 +435,13 @@ fn recovery_goes_on_when_its_source_dies() {
     let file = scenario.world.file(brick_wire::ShardIndex(0));
     let id = scenario.world.open_by_hand(1, false);
     scenario.world.brick(BrickIndex(2)).slowness = 300;
-    scenario.until("the first target is equal", |world| world.bricks[1].disk.read(file, 0)[0] == tag);
-    assert_ne!(scenario.world.bricks[2].disk.read(file, 0)[0], tag);
+    scenario.until("the first target is equal", |world| world.bricks[1].disk.intact(file, 0)[0] == tag);
+    assert_ne!(scenario.world.bricks[2].disk.intact(file, 0)[0], tag);
     scenario.kill(0);
     scenario.world.brick(BrickIndex(2)).slowness = 1;
     scenario.until("it is open", |world| world.sessions[&id].opened.is_some());
     assert_eq!(scenario.world.sessions[&id].opened, Some(Ok(())));
-    let held = |brick: usize| scenario.world.bricks[brick].disk.read(file, 0)[0];
+    let held = |brick: usize| scenario.world.bricks[brick].disk.intact(file, 0)[0];
     assert_eq!(held(1), held(2), "copies in S are equal");
     scenario.start(0);
     scenario.until_healthy(id);

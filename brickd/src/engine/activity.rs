@@ -116,14 +116,17 @@ impl Table {
         any
     }
 
-    /// Whether a save would let shards leave, and that is needed.
+    /// Whether a save would let shards leave, and that is needed: more than those that wait for their page only.
     fn wants_save(&self, full: usize, is_clean: impl Fn(ShardKey) -> bool) -> bool {
         let count = self.active.len() + self.adding.as_ref().map_or(0, BTreeMap::len) + self.queue.len();
-        let would_help =
-            |entry: &Entry, key| entry.holders == 0 && entry.dirtied_at > self.saved_at && !is_clean(key);
-        self.saving.is_none()
-            && count > full
-            && self.active.iter().any(|(key, entry)| would_help(entry, *key))
+        if self.saving.is_some() || count <= full {
+            return false;
+        }
+        let unused = self.active.iter().filter(|(_, entry)| entry.holders == 0);
+        let needs_save =
+            |(key, entry): &(&ShardKey, &Entry)| entry.dirtied_at > self.saved_at && !is_clean(**key);
+        let (unsaved, saved): (Vec<_>, Vec<_>) = unused.partition(needs_save);
+        !unsaved.is_empty() && count - saved.len() > full
     }
 
     /// Shards whose page has to be saved before they can leave, longest unused first, as many as should leave.

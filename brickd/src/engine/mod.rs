@@ -250,13 +250,17 @@ impl Engine {
             self.start_pull_runs();
             self.advance_removals();
             self.check_drains();
+            if !self.ready.is_empty() {
+                continue;
+            }
+            self.advance_activity();
+            self.serve_slot_waiters();
+            self.advance_shutdown();
+            // They may have begun to save a page.
             if self.ready.is_empty() {
                 break;
             }
         }
-        self.advance_activity();
-        self.serve_slot_waiters();
-        self.advance_shutdown();
     }
 
     fn handle_disk_done(&mut self, operation: OperationId, result: Result<DiskOutput, DiskError>) {

@@ -17,7 +17,7 @@ use brick_wire::checksum::{block_crcs, block_hash};
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX, HEADER_SIZE};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockRange, Header, ImageUuid, Role, Status};
+use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, Role, Status};
 
 use super::pull_source::SOURCE_BLOCKS_MAX;
 use super::requests::{Outcome, Reply};
@@ -67,6 +67,10 @@ pub(super) struct PullRun {
     pub(super) job: Token,
     step: Step,
     hashes: Vec<u64>,
+    /// CRCs of what was hashed; none if there is nothing, or it can't be read.
+    crcs: Vec<u32>,
+    /// Blocks that can't be read, or aren't what was last written here.
+    bad: BlockSet,
     retries: u8,
 }
 
@@ -161,7 +165,14 @@ impl Engine {
                 state.waiting.pop_front();
                 state.runs.insert(token);
                 let target = Target { blocks, ..state.target };
-                let run = PullRun { job, step: Step::Hash(None), hashes: Vec::new(), retries: 0 };
+                let run = PullRun {
+                    job,
+                    step: Step::Hash(None),
+                    hashes: Vec::new(),
+                    crcs: Vec::new(),
+                    bad: BlockSet::new(),
+                    retries: 0,
+                };
                 self.start_task(token, target, Access::Exclusive, Work::PullRun(run));
             }
         }
@@ -170,6 +181,10 @@ impl Engine {
     pub(super) fn advance_pull_run(&mut self, token: Token) {
         let (image, run) = (self.tasks[&token].target.key.0, self.pull_run(token));
         let job = run.job;
+        if self.pulls.jobs[&job].failed.is_some() {
+            // It was aborted while this run read the page of its shard.
+            return self.end_pull_run(token);
+        }
         if let Err(status) = self.check_epoch(image, self.requests.open[&job].header.epoch) {
             self.abort_pull(job, status);
             return;
@@ -195,6 +210,9 @@ impl Engine {
             self.pull_run(token).step = Step::Hash(Some(buffer));
         }
         let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
         let Step::Hash(buffer) = &mut self.pull_run(token).step else { unreachable!("dispatched by step") };
         let buffer = buffer.take().expect("allocated above");
         let offset_bytes = target.blocks.offset_bytes();
@@ -260,9 +278,21 @@ impl Engine {
             let any_new = self.dirty.insert_pulled(target.key, *blocks);
             self.bits_set(target.key, any_new);
         }
+        self.fill_in_equal(token, &reply.differing);
         self.pull_run(token).step = Step::Write { data: frame.data, pieces };
         self.ready.push_back(token);
         Ok(())
+    }
+
+    /// What is equal to the good copy is as it should be, if that wasn't known.
+    fn fill_in_equal(&mut self, token: Token, differing: &BlockSet) {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let crcs = std::mem::take(&mut self.pull_run(token).crcs);
+        for (index, (block, crc)) in blocks.iter().zip(crcs).enumerate() {
+            if !differing.contains(index as u16) {
+                self.witness.fill_in(key, block, crc);
+            }
+        }
     }
 
     fn advance_pull_write(&mut self, token: Token) {
@@ -277,6 +307,9 @@ impl Engine {
             return;
         }
         let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
         let Step::Write { data, .. } = &mut self.pull_run(token).step else {
             unreachable!("dispatched by step")
         };
@@ -287,45 +320,67 @@ impl Engine {
     }
 
     pub(super) fn pull_io_done(&mut self, token: Token, result: Result<Buffer, Status>) {
-        let key = self.tasks[&token].target.key;
         let job = self.pull_run(token).job;
-        let buffer = match result {
-            Ok(buffer) => buffer,
-            Err(status) => {
-                if let Step::Write { pieces, .. } = &self.pull_run(token).step {
-                    let (blocks, _) = *pieces.front().expect("a piece was written");
-                    self.blocks_torn(key, blocks);
-                }
-                return self.fail_task(token, status);
-            }
-        };
-        if let Step::Write { data, pieces } = &mut self.pull_run(token).step {
-            *data = Some(buffer);
-            let (blocks, _) = pieces.pop_front().expect("a piece was written");
-            self.blocks_written(key, blocks);
-        } else {
-            let seed = self.requests.open[&job].header.epoch.counter;
-            let lost = self.syncs.must_be_rewritten(key).cloned().unwrap_or_default();
-            let run_blocks = self.tasks[&token].target.blocks;
-            let hash = |(block, bytes)| {
-                let hash = block_hash(bytes, seed);
-                // A block whose sync failed may read well and be lost all the same: it has to be written
-                // again (rule I7), so the source must not find it equal.
-                if lost.contains(block) { !hash } else { hash }
-            };
-            let hashes = run_blocks.iter().zip(buffer.chunks_exact(BLOCK_SIZE)).map(hash).collect();
-            let run = self.pull_run(token);
-            run.hashes = hashes;
-            run.step = Step::Link;
-            // The network may take its time; the slot has others to serve.
-            self.task(token).slot = None;
-            self.files.release(key);
+        if self.pull_run(token).is_hashing() {
+            self.blocks_hashed(token, result.ok());
+        } else if let Err(status) = self.piece_written(token, result) {
+            return self.fail_task(token, status);
         }
         if self.pulls.jobs[&job].failed.is_some() {
             self.end_pull_run(token);
         } else {
             self.ready.push_back(token);
         }
+    }
+
+    /// What is here was read. Blocks that can't be are fetched like those that differ.
+    fn blocks_hashed(&mut self, token: Token, buffer: Option<Buffer>) {
+        let target = self.tasks[&token].target;
+        let (key, blocks) = (target.key, target.blocks);
+        let job = self.pull_run(token).job;
+        let seed = self.requests.open[&job].header.epoch.counter;
+        let crcs: Vec<u32> = buffer.as_ref().map_or_else(Vec::new, |buffer| block_crcs(buffer).collect());
+        let bad = match &buffer {
+            Some(_) => self.witness.unlike(key, blocks, &crcs),
+            None => blocks.into(),
+        };
+        self.witness.count_bad(key.0, bad.count());
+        // A block whose sync failed may read well and be lost all the same: it has to be written again (rule I7).
+        let mut rewrite = self.syncs.must_be_rewritten(key).cloned().unwrap_or_default();
+        rewrite.insert_all(&bad);
+        let hash = |(index, block)| {
+            let place = index * BLOCK_SIZE;
+            let hash = buffer.as_ref().map_or(0, |buffer| block_hash(&buffer[place..][..BLOCK_SIZE], seed));
+            // The source must not find it equal.
+            if rewrite.contains(block) { !hash } else { hash }
+        };
+        let hashes = blocks.iter().enumerate().map(hash).collect();
+        let run = self.pull_run(token);
+        (run.hashes, run.crcs, run.bad) = (hashes, crcs, bad);
+        run.step = Step::Link;
+        // The network may take its time; the slot has others to serve.
+        self.task(token).slot = None;
+        self.files.release(key);
+    }
+
+    fn piece_written(&mut self, token: Token, result: Result<Buffer, Status>) -> Result<(), Status> {
+        let key = self.tasks[&token].target.key;
+        let run = self.pull_run(token);
+        let Step::Write { data, pieces } = &mut run.step else { unreachable!("the caller looked") };
+        let (blocks, _) = pieces.pop_front().expect("a piece was written");
+        let buffer = match result {
+            Ok(buffer) => buffer,
+            Err(status) => {
+                self.blocks_torn(key, blocks);
+                return Err(status);
+            }
+        };
+        let crcs: Vec<u32> = block_crcs(&buffer).collect();
+        *data = Some(buffer);
+        let repaired = run.bad.count_in(blocks);
+        self.blocks_written(key, blocks, crcs);
+        self.witness.count_repaired(key.0, repaired);
+        Ok(())
     }
 
     /// A run ended well, or because its pull was aborted.
@@ -397,7 +452,9 @@ impl Engine {
 /// What the holder is told when the source refuses.
 fn source_status(status: Status) -> Status {
     match status {
-        Status::StaleEpoch | Status::WrongIncarnation | Status::NotInSync | Status::Io => status,
+        Status::StaleEpoch | Status::WrongIncarnation | Status::NotInSync | Status::Io | Status::Corrupt => {
+            status
+        }
         // It hasn't accepted the record that makes it a source.
         Status::AheadEpoch => Status::NotInSync,
         Status::Busy | Status::ShuttingDown => Status::SourceUnreachable,

@@ -83,6 +83,9 @@ impl Engine {
             self.source_read(token).step = Step::Read(Some(buffer));
         }
         let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
         let Step::Read(buffer) = &mut self.source_read(token).step else { unreachable!("checked above") };
         let buffer = buffer.take().expect("allocated above");
         self.mark_issued(token);
@@ -92,8 +95,18 @@ impl Engine {
 
     pub(super) fn source_read_done(&mut self, token: Token, result: Result<Buffer, Status>) {
         match result {
-            Ok(buffer) => self.compare(token, Some(buffer)),
-            Err(status) => self.fail_task(token, status),
+            Ok(buffer) => {
+                let crcs: Vec<u32> = block_crcs(&buffer).collect();
+                if self.is_as_written(self.tasks[&token].target, &crcs) {
+                    self.compare(token, Some(buffer));
+                } else {
+                    self.fail_task(token, Status::Corrupt);
+                }
+            }
+            Err(status) => {
+                self.note_bad_blocks(self.tasks[&token].target);
+                self.fail_task(token, status);
+            }
         }
     }
 

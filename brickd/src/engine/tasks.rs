@@ -54,8 +54,8 @@ pub(super) struct Task {
     pub(super) slot: Option<FileSlot>,
     /// The shard's page of CRCs is held.
     pub(super) page: bool,
-    /// The operation in flight reads this block of the page, on behalf of all who wait for it.
-    pub(super) loading: Option<usize>,
+    /// The operation in flight reads the page, on behalf of all who wait for it.
+    pub(super) loading: bool,
     /// A disk operation of ours is in flight: nothing else happens before it is done.
     pub(super) in_flight: bool,
     pub(super) work: Work,
@@ -71,7 +71,7 @@ impl Engine {
             active: false,
             slot: None,
             page: false,
-            loading: None,
+            loading: false,
             in_flight: false,
             work,
         };
@@ -106,8 +106,8 @@ impl Engine {
             other => panic!("reads and writes return their buffer, not {other:?}"),
         });
         let result = result.map_err(data_status);
-        if let Some(index) = task.loading.take() {
-            return self.page_block_read(token, index, result);
+        if std::mem::take(&mut task.loading) {
+            return self.page_block_read(token, result);
         }
         match &task.work {
             Work::Write(_) => self.write_done(token, result),

@@ -1,10 +1,10 @@
 //! The witness: which CRC32C each block of a shard has, so that a block which isn't what was last written there is
 //! found when it is read, and never served.
 //!
-//! Each shard's CRCs are a page behind its data, in the same file: a slot a block. A slot is stored as the XOR with
-//! the CRC of a block of zeros, so that a page of zeros, which is what an allocated file has, is right for a shard
-//! of zeros. One value is set apart for "not known": such a block is taken as it is found. A CRC that would look
-//! like it is stored as "not known", too: one block in four billion goes unwatched.
+//! Each shard's CRCs are a page behind its data, in the same file: a slot a block, and a CRC of the page itself. All
+//! are stored as the XOR with what they would be for zeros, so that a page of zeros, which is what an allocated file
+//! has, is right for a shard of zeros. One value is set apart for "not known": such a block is taken as it is found.
+//! A CRC that would look like it is stored as "not known", too: one block in four billion goes unwatched.
 //!
 //! - A page is in memory, and stays there, while a task works on its shard. It changes when a write has ended
 //!   (a failed one leaves its blocks unknown), under the task's claim on the blocks; so block and slot agree
@@ -12,13 +12,14 @@
 //! - It is written to disk late: before its shard leaves the activity log (rule I2), and synced with the file, data
 //!   and all. So after a crash exactly the pages of the shards in the log may be older than their blocks. All their
 //!   slots become unknown; who reads a block next fills its slot in.
-//! - A rotten page is nothing special: its slots don't match good blocks, and the repair of those writes both.
+//! - A page that can't be read, or fails its own CRC, counts as unknown: it must not take good blocks with it.
 //!
 //! Pages without news are dropped, longest unused first, beyond [`SLOTS_MAX`]. Pages go to and from disk a block at a
 //! time, in buffers of their own: writes that wait for a page may hold all the pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use brick_wire::checksum::crc32c;
 use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
 use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, BlockSet, ImageUuid, ShardIndex, Status};
@@ -35,22 +36,22 @@ const SLOTS_MAX: usize = 4 << 20;
 const UNKNOWN: u32 = u32::MAX;
 /// CRC32C of a block of zeros.
 const ZERO_CRC: u32 = 0x98f9_4189;
-const SLOT_BYTES: usize = size_of::<u32>();
-const SLOTS_PER_BLOCK: usize = BLOCK_SIZE / SLOT_BYTES;
+const CRC_BYTES: usize = size_of::<u32>();
 /// Blocks of pages on their way to or from disk, per core.
 const BUFFERS: usize = 16;
 
-/// Length of the page behind a shard of this size, bytes: whole blocks.
+/// Length of the page behind a shard of this size, bytes: the slots, then the page's CRC in the last four bytes of
+/// the last block.
 pub fn page_bytes(shard_bytes: u64) -> u64 {
-    ((shard_bytes >> BLOCK_SHIFT) * SLOT_BYTES as u64).next_multiple_of(BLOCK_SIZE as u64)
+    (((shard_bytes >> BLOCK_SHIFT) + 1) * CRC_BYTES as u64).next_multiple_of(BLOCK_SIZE as u64)
 }
 
 /// The CRCs of one shard.
 #[derive(Debug)]
 struct Page {
     slots: Vec<u32>,
-    /// Tasks that wait for the page to be read; `None` once it is.
-    loading: Option<Vec<Token>>,
+    /// The page as far as it was read, and who waits for the rest; `None` once all of it is here.
+    loading: Option<Loading>,
     /// Tasks that work on the shard.
     users: u32,
     /// Grows with every use; unique. Its place among the idle.
@@ -59,6 +60,12 @@ struct Page {
     changed_at: u64,
     /// Changes up to then are durable.
     saved_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Loading {
+    bytes: Vec<u8>,
+    waiters: Vec<Token>,
 }
 
 /// The pages of a core.
@@ -82,14 +89,17 @@ pub(super) struct Found {
     pub(super) bad_blocks: u64,
     /// Such blocks that were written again from another copy.
     pub(super) repaired_blocks: u64,
+    /// Pages of CRCs that couldn't be read, or failed their own.
+    pub(super) bad_pages: u64,
 }
 
 /// Writes a page to its file and has it synced.
 #[derive(Debug)]
 pub(super) struct PageSave {
-    /// The clock when the first block was copied; `None` before.
-    copied_at: Option<u64>,
-    /// Blocks of the page written.
+    /// The page as it is being written, and what the clock was then; empty before.
+    bytes: Vec<u8>,
+    copied_at: u64,
+    /// Bytes written.
     written: usize,
 }
 
@@ -115,11 +125,15 @@ impl Witness {
     }
 
     pub(super) fn count_bad(&mut self, image: ImageUuid, blocks: usize) {
-        self.found.entry(image).or_default().bad_blocks += blocks as u64;
+        if blocks > 0 {
+            self.found.entry(image).or_default().bad_blocks += blocks as u64;
+        }
     }
 
     pub(super) fn count_repaired(&mut self, image: ImageUuid, blocks: usize) {
-        self.found.entry(image).or_default().repaired_blocks += blocks as u64;
+        if blocks > 0 {
+            self.found.entry(image).or_default().repaired_blocks += blocks as u64;
+        }
     }
 
     /// Whether the shard may leave the activity log as far as its page is concerned.
@@ -151,29 +165,17 @@ impl Witness {
         change(&mut page.slots);
     }
 
-    /// Compares what was read of a shard in use with what it should be, and fills in what wasn't known. The blocks
-    /// that don't match, counted from the shard's first.
-    pub(super) fn verify(
-        &mut self,
-        key: ShardKey,
-        blocks: BlockRange,
-        crcs: impl IntoIterator<Item = u32>,
-    ) -> BlockSet {
-        let mut bad = BlockSet::new();
+    /// Those of the blocks that were read of a shard in use which have another CRC than they should.
+    pub(super) fn unlike(&self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> BlockSet {
+        let slots = &self.pages[&key].slots;
+        let mut unlike = BlockSet::new();
         for (block, crc) in blocks.iter().zip(crcs) {
-            if self.is_unlike(key, block, crc) {
-                bad.insert_range(BlockRange::new(block, 1));
-            } else {
-                self.fill_in(key, block, crc);
+            let slot = slots[usize::from(block)];
+            if slot != UNKNOWN && slot != stored(*crc) {
+                unlike.insert_range(BlockRange::new(block, 1));
             }
         }
-        bad
-    }
-
-    /// Whether the block is known to have another CRC.
-    pub(super) fn is_unlike(&self, key: ShardKey, block: u16, crc: u32) -> bool {
-        let slot = self.pages[&key].slots[usize::from(block)];
-        slot != UNKNOWN && slot != stored(crc)
+        unlike
     }
 
     /// Takes the block as it was found, if its CRC wasn't known. The disk needn't learn that.
@@ -206,7 +208,7 @@ impl Witness {
         self.slots -= page.slots.len();
     }
 
-    fn insert(&mut self, key: ShardKey, slots: Vec<u32>, loading: Option<Vec<Token>>) {
+    fn insert(&mut self, key: ShardKey, slots: Vec<u32>, loading: Option<Loading>) {
         let used_at = self.tick();
         self.slots += slots.len();
         let page = Page { slots, loading, users: 0, used_at, changed_at: 0, saved_at: 0 };
@@ -277,13 +279,17 @@ impl Engine {
         }
         match self.witness.pages.get_mut(&key) {
             None => {
-                if self.read_page_block(token, 0) {
-                    self.witness.insert(key, vec![UNKNOWN; slot_count(shard_bytes)], Some(Vec::new()));
+                if self.read_page_from(token, 0) {
+                    self.witness.insert(
+                        key,
+                        vec![UNKNOWN; slot_count(shard_bytes)],
+                        Some(Loading::default()),
+                    );
                 }
                 false
             }
-            Some(Page { loading: Some(waiters), .. }) => {
-                waiters.push(token);
+            Some(Page { loading: Some(loading), .. }) => {
+                loading.waiters.push(token);
                 false
             }
             Some(_) => {
@@ -295,35 +301,40 @@ impl Engine {
     }
 
     /// Reads a block of the page, as an operation of the task that wants it first; `false` if that has to wait.
-    fn read_page_block(&mut self, token: Token, index: usize) -> bool {
+    fn read_page_from(&mut self, token: Token, begin: usize) -> bool {
         let Some(buffer) = self.page_buffer(token) else { return false };
         if self.requests.open.contains_key(&token) {
             self.mark_issued(token);
         }
         let task = self.task(token);
-        task.loading = Some(index);
+        task.loading = true;
         let slot = task.slot.expect("pages are read from an open file");
-        let offset_bytes = task.target.shard_bytes + (index * BLOCK_SIZE) as u64;
+        let offset_bytes = task.target.shard_bytes + begin as u64;
         self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
         true
     }
 
-    /// A block of the page was read. What can't be read is unknown.
-    pub(super) fn page_block_read(&mut self, token: Token, index: usize, result: Result<Buffer, Status>) {
+    /// A block of the page was read.
+    pub(super) fn page_block_read(&mut self, token: Token, result: Result<Buffer, Status>) {
         let Target { key, shard_bytes, .. } = self.tasks[&token].target;
         let page = self.witness.pages.get_mut(&key).expect("a page that is read exists");
+        let loading = page.loading.as_mut().expect("a page is read once");
+        let mut unreadable = true;
         if let Ok(buffer) = result {
-            let slots = page.slots.iter_mut().skip(index * SLOTS_PER_BLOCK);
-            for (slot, bytes) in slots.zip(buffer.chunks_exact(SLOT_BYTES)) {
-                *slot = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-            }
+            loading.bytes.extend_from_slice(&buffer);
             self.witness.buffers.push(buffer);
+            unreadable = false;
         }
-        if index + 1 < page_bytes(shard_bytes) as usize / BLOCK_SIZE && self.read_page_block(token, index + 1) {
+        let read = loading.bytes.len();
+        if !unreadable && read < page_bytes(shard_bytes) as usize && self.read_page_from(token, read) {
             return;
         }
         let page = self.witness.pages.get_mut(&key).expect("a page that is read exists");
-        let waiters = page.loading.take().expect("a page is read once");
+        let Loading { bytes, waiters } = page.loading.take().expect("a page is read once");
+        if !decode(&bytes, &mut page.slots) {
+            page.slots.fill(UNKNOWN);
+            self.witness.found.entry(key.0).or_default().bad_pages += 1;
+        }
         self.witness.note_idle(key);
         self.ready.push_back(token);
         self.ready.extend(waiters);
@@ -344,7 +355,7 @@ impl Engine {
         // Behind the data: no request claims that.
         let blocks = BlockRange::new(slot_count(shard_bytes) as u16, 1);
         let target = Target { key, shard_bytes, blocks };
-        let work = Work::PageSave(PageSave { copied_at: None, written: 0 });
+        let work = Work::PageSave(PageSave { bytes: Vec::new(), copied_at: 0, written: 0 });
         self.start_task(token, target, Access::Exclusive, work);
     }
 
@@ -353,35 +364,32 @@ impl Engine {
         if !self.task_page(token) {
             return;
         }
-        let Work::PageSave(PageSave { copied_at, written }) = self.task(token).work else {
-            unreachable!("dispatched by kind")
-        };
         let Target { key, shard_bytes, .. } = self.tasks[&token].target;
-        if written == page_bytes(shard_bytes) as usize / BLOCK_SIZE {
-            // Waits for its sync.
-            return;
-        }
         let Some(mut buffer) = self.page_buffer(token) else { return };
-        buffer.fill(0);
-        let slots = self.witness.pages[&key].slots.iter().skip(written * SLOTS_PER_BLOCK);
-        for (bytes, slot) in buffer.chunks_exact_mut(SLOT_BYTES).zip(slots) {
-            bytes.copy_from_slice(&slot.to_le_bytes());
+        let clock = self.witness.clock;
+        let slots = &self.witness.pages[&key].slots;
+        let task = self.tasks.get_mut(&token).expect("advanced tasks exist");
+        let Work::PageSave(save) = &mut task.work else { unreachable!("dispatched by kind") };
+        if save.bytes.is_empty() {
+            (save.bytes, save.copied_at) = (encode(slots), clock);
         }
-        let copied_at = copied_at.or(Some(self.witness.clock));
-        self.task(token).work = Work::PageSave(PageSave { copied_at, written: written + 1 });
-        let offset_bytes = shard_bytes + (written * BLOCK_SIZE) as u64;
+        if save.written == save.bytes.len() {
+            // Waits for its sync.
+            return self.witness.buffers.push(buffer);
+        }
+        buffer.copy_from_slice(&save.bytes[save.written..][..BLOCK_SIZE]);
+        let offset_bytes = shard_bytes + save.written as u64;
+        save.written += BLOCK_SIZE;
         self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
     }
 
     pub(super) fn page_block_written(&mut self, token: Token, result: Result<Buffer, Status>) {
-        let Target { key, shard_bytes, blocks } = self.tasks[&token].target;
+        let Target { key, blocks, .. } = self.tasks[&token].target;
         self.files.written(key, blocks);
         let Ok(buffer) = result else { return self.page_saved(token, false) };
         self.witness.buffers.push(buffer);
-        let Work::PageSave(PageSave { written, .. }) = self.task(token).work else {
-            unreachable!("dispatched by kind")
-        };
-        if written == page_bytes(shard_bytes) as usize / BLOCK_SIZE {
+        let Work::PageSave(save) = &self.task(token).work else { unreachable!("dispatched by kind") };
+        if save.written == save.bytes.len() {
             self.sync_for(token, [SyncTarget::Shard(key)]);
         } else {
             self.ready.push_back(token);
@@ -391,7 +399,7 @@ impl Engine {
     /// Page and data are durable, or nobody knows what is.
     pub(super) fn page_saved(&mut self, token: Token, good: bool) {
         let task = &self.tasks[&token];
-        let Work::PageSave(PageSave { copied_at: Some(at), .. }) = task.work else {
+        let Work::PageSave(PageSave { copied_at: at, .. }) = task.work else {
             unreachable!("the caller wrote a page")
         };
         let key = task.target.key;
@@ -406,8 +414,12 @@ impl Engine {
 
     /// Whether all blocks read are what was last written there; counts those that aren't.
     pub(super) fn is_as_written(&mut self, target: Target, crcs: &[u32]) -> bool {
-        let bad = self.witness.verify(target.key, target.blocks, crcs.iter().copied());
-        self.witness.count_bad(target.key.0, bad.count());
+        let Target { key, blocks, .. } = target;
+        let bad = self.witness.unlike(key, blocks, crcs);
+        if bad.is_empty() {
+            blocks.iter().zip(crcs).for_each(|(block, crc)| self.witness.fill_in(key, block, *crc));
+        }
+        self.witness.count_bad(key.0, bad.count());
         bad.is_empty()
     }
 
@@ -440,19 +452,60 @@ fn stored(crc: u32) -> u32 {
     crc ^ ZERO_CRC
 }
 
+/// The page as it stands on disk.
+fn encode(slots: &[u32]) -> Vec<u8> {
+    let length = page_bytes((slots.len() as u64) << BLOCK_SHIFT) as usize;
+    let mut bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.to_le_bytes()).collect();
+    bytes.resize(length - CRC_BYTES, 0);
+    let crc = own_crc(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Reads the slots from what [`encode`] made; `false` if that isn't what these bytes are.
+fn decode(bytes: &[u8], slots: &mut [u32]) -> bool {
+    let Some((content, crc)) = bytes.split_last_chunk() else { return false };
+    if bytes.len() as u64 != page_bytes((slots.len() as u64) << BLOCK_SHIFT)
+        || own_crc(content) != u32::from_le_bytes(*crc)
+    {
+        return false;
+    }
+    for (slot, bytes) in slots.iter_mut().zip(content.chunks_exact(CRC_BYTES)) {
+        *slot = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+    }
+    true
+}
+
+/// The CRC of a page's content, zero for zeros.
+fn own_crc(content: &[u8]) -> u32 {
+    crc32c(content) ^ crc32c(&vec![0; content.len()])
+}
+
 #[cfg(test)]
 mod tests {
-    use brick_wire::checksum::crc32c;
-
     use super::*;
 
     #[test]
     fn a_page_of_zeros_is_right_for_a_shard_of_zeros() {
         assert_eq!(stored(crc32c(&[0; BLOCK_SIZE])), 0);
+        assert!(encode(&[0; 1024]).iter().all(|byte| *byte == 0));
     }
 
     #[test]
     fn pages_are_whole_blocks() {
-        assert_eq!([20, 22, 24, 26].map(|shift| page_bytes(1 << shift)), [4096, 4096, 16384, 65536]);
+        assert_eq!([20, 22, 24, 26].map(|shift| page_bytes(1 << shift)), [4096, 8192, 20480, 69632]);
+    }
+
+    #[test]
+    fn a_page_with_any_bit_changed_is_refused() {
+        let slots: Vec<u32> = (0..256).map(|slot| slot * 77).collect();
+        let (bytes, mut read) = (encode(&slots), vec![0; 256]);
+        assert!(decode(&bytes, &mut read) && read == slots);
+        for bit in (0..bytes.len() * 8).step_by(101) {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!decode(&changed, &mut read), "bit {bit}");
+        }
+        assert!(!decode(&bytes[..4092], &mut read) && !decode(&[], &mut read));
     }
 }

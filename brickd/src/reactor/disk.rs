@@ -37,7 +37,7 @@ pub enum RingRequest {
         /// The shard's file, relative to the brick's directory.
         path: PathBuf,
         /// Length of the file, bytes.
-        shard_bytes: u64,
+        file_bytes: u64,
         /// Whether to create it.
         create: bool,
     },
@@ -94,7 +94,7 @@ struct Opening {
     slot: FileSlot,
     path: CString,
     directory: CString,
-    shard_bytes: u64,
+    file_bytes: u64,
     create: bool,
     /// What the kernel is doing.
     step: OpenStep,
@@ -188,9 +188,9 @@ impl Disk {
         request: RingRequest,
     ) {
         let state = match request {
-            RingRequest::Open { slot, path, shard_bytes, create } => {
+            RingRequest::Open { slot, path, file_bytes, create } => {
                 self.files.reserve(slot);
-                State::Open(Box::new(Opening::new(slot, path, shard_bytes, create)))
+                State::Open(Box::new(Opening::new(slot, path, file_bytes, create)))
             }
             RingRequest::Close { slot } => {
                 ring.set_file(slot.0, -1);
@@ -298,7 +298,7 @@ impl Disk {
                 Ok(Some(OpenStep::Open))
             }
             (OpenStep::Allocate, Ok(_)) => {
-                self.used_bytes.fetch_add(opening.shard_bytes, Ordering::Relaxed);
+                self.used_bytes.fetch_add(opening.file_bytes, Ordering::Relaxed);
                 // Still too short after a fallocate that succeeded: the file system lies.
                 match opening.check_length(OpenStep::Allocate) {
                     Ok(Some(_)) => Err(DiskError::Errno(libc::EIO)),
@@ -329,7 +329,7 @@ impl Disk {
 }
 
 impl Opening {
-    fn new(slot: FileSlot, path: PathBuf, shard_bytes: u64, create: bool) -> Opening {
+    fn new(slot: FileSlot, path: PathBuf, file_bytes: u64, create: bool) -> Opening {
         let directory = path.parent().expect("a shard is in its image's directory").to_owned();
         let terminated = |path: PathBuf| {
             CString::new(path.into_os_string().into_vec()).expect("our own names hold no zero byte")
@@ -338,7 +338,7 @@ impl Opening {
             slot,
             path: terminated(path),
             directory: terminated(directory),
-            shard_bytes,
+            file_bytes,
             create,
             step: OpenStep::Open,
             directory_made: false,
@@ -360,7 +360,7 @@ impl Opening {
             }
             OpenStep::Allocate => {
                 let file = self.file.as_ref().expect("only an open file is allocated");
-                opcode::Fallocate::new(Fd(file.as_raw_fd()), self.shard_bytes).build()
+                opcode::Fallocate::new(Fd(file.as_raw_fd()), self.file_bytes).build()
             }
             OpenStep::Unlink(_) => opcode::UnlinkAt::new(Fd(directory), self.path.as_ptr()).build(),
         }
@@ -375,7 +375,7 @@ impl Opening {
     fn check_length(&self, if_short: OpenStep) -> Result<Option<OpenStep>, DiskError> {
         let file = self.file.as_ref().expect("only an open file has a length");
         let stat = nix::sys::stat::fstat(file).map_err(|errno| DiskError::Errno(errno as i32))?;
-        let (found, expected) = (stat.st_size as u64, self.shard_bytes);
+        let (found, expected) = (stat.st_size as u64, self.file_bytes);
         match found.cmp(&expected) {
             std::cmp::Ordering::Less => Ok(Some(if_short)),
             std::cmp::Ordering::Equal => Ok(None),

@@ -13,9 +13,9 @@ use crate::engine::{DiskError, DiskOutput, DiskRequest, Event, OperationId};
 impl<C: Core> Reactor<C> {
     pub(super) fn start_disk(&mut self, operation: OperationId, request: DiskRequest) {
         match request {
-            DiskRequest::OpenShard { slot, lane, image, shard, shard_bytes, create } => {
+            DiskRequest::OpenShard { slot, lane, image, shard, file_bytes, create } => {
                 let path = shard_path(lane, image, shard);
-                self.start_ring(operation, RingRequest::Open { slot, path, shard_bytes, create });
+                self.start_ring(operation, RingRequest::Open { slot, path, file_bytes, create });
             }
             DiskRequest::CloseShard { slot } => self.start_ring(operation, RingRequest::Close { slot }),
             DiskRequest::Read { slot, offset_bytes, buffer } => {

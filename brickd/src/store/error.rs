@@ -52,6 +52,16 @@ pub enum StoreError {
         /// The newest this code reads.
         known: u32,
     },
+    /// An earlier program wrote it, before shards had pages of CRCs.
+    #[error("{} has format version {found} and this brickd writes version {known}, without a way from one to the other; format an empty directory and let it heal from the other bricks", path.display())]
+    OlderFormat {
+        /// The brick's directory.
+        path: PathBuf,
+        /// In the superblock.
+        found: u32,
+        /// The one this code reads.
+        known: u32,
+    },
     /// Neither superblock copy checks.
     #[error("the superblock of {} is damaged: both copies fail their checks ({why}); format the brick anew and let it heal from the others", path.display())]
     SuperblockDamaged {

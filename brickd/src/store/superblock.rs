@@ -26,7 +26,7 @@ use crate::engine::Membership;
 /// In the brick's directory.
 pub const FILE_NAME: &str = "superblock";
 /// The format of the whole directory, written by this code.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// First bytes of each copy.
 pub const MAGIC: [u8; 8] = *b"BRICKDIR";
 /// Size of one copy.
@@ -71,7 +71,7 @@ pub enum SuperblockError {
     /// Bits changed.
     #[error("bad checksum")]
     Checksum,
-    /// A later layout.
+    /// Another layout.
     #[error("format version {0}")]
     Version(u32),
     /// A field holds a value that has no meaning, under a valid checksum: a bug, or a forgery.
@@ -311,9 +311,13 @@ fn pick(
 ) -> Result<(Superblock, bool), StoreError> {
     let path = directory.to_owned();
     match copies {
-        // A newer program wrote one of them: the other one says nothing about the present any more.
+        // Another program wrote one of them: the other one says nothing about the present any more.
         [Err(SuperblockError::Version(found)), _] | [_, Err(SuperblockError::Version(found))] => {
-            Err(StoreError::NewerFormat { path, found, known: FORMAT_VERSION })
+            Err(if found > FORMAT_VERSION {
+                StoreError::NewerFormat { path, found, known: FORMAT_VERSION }
+            } else {
+                StoreError::OlderFormat { path, found, known: FORMAT_VERSION }
+            })
         }
         [Ok(first), Ok(second)] => Ok((if first.sequence > second.sequence { first } else { second }, false)),
         [Ok(good), Err(error)] | [Err(error), Ok(good)] => {

@@ -22,6 +22,7 @@ use super::flush::FlushState;
 use super::interface::{Action, GroupConfig, GroupError, HANDLE, LinkInfo};
 use super::open::PreVote;
 use super::pending::{PendingTable, Purpose};
+use super::repair::Repair;
 use super::report::Counters;
 
 /// How far the session has come.
@@ -78,6 +79,8 @@ pub struct Group {
     /// Bricks that still have to pull the first of them.
     pub(super) suspect_left: BrickSet,
     pub(super) suspect_retry_at: Timestamp,
+    /// Bad blocks in copies of S.
+    pub(super) repairs: BTreeMap<(BrickIndex, ShardIndex), Repair>,
     pub(super) heal_attempts: u32,
     /// Members of S that a recovery has made equal, its source among them once there is another. Should the
     /// source leave S, the next one is one of these: the others may differ from all of them.
@@ -133,6 +136,7 @@ impl Group {
             suspect: BTreeMap::new(),
             suspect_left: BrickSet::EMPTY,
             suspect_retry_at: Timestamp::ZERO,
+            repairs: BTreeMap::new(),
             heal_attempts: 0,
             recovered: BrickSet::EMPTY,
             stalled_since: None,
@@ -345,7 +349,7 @@ impl Group {
             Purpose::Flush(key) => self.undo_flush(brick, key),
             Purpose::Remove(key) => self.undo_remove(brick, key),
             Purpose::Existence(attempt) if attempt == self.existence_attempt => self.restart_existence(),
-            Purpose::Pull(key) => self.undo_pull(key),
+            Purpose::Pull(key) => self.undo_pull(brick, key),
             Purpose::Gather { target, .. } if target != brick => self.stop_heal(target),
             // The rest is repeated from the state of the brick when its link is back.
             _ => {}

@@ -35,7 +35,16 @@ const HEAL_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct PullOperation {
     target: BrickIndex,
     blocks: BlockSet,
+    /// Of bad blocks in a copy of S.
+    repair: bool,
     sent: bool,
+}
+
+impl PullOperation {
+    /// Fetches bad blocks of a copy in S from another one.
+    pub(super) fn repair(target: BrickIndex, blocks: BlockSet) -> PullOperation {
+        PullOperation { target, blocks, repair: true, sent: false }
+    }
 }
 
 impl Group {
@@ -54,6 +63,7 @@ impl Group {
         } else {
             self.progress_join();
             self.equalize_suspects();
+            self.progress_repairs();
         }
     }
 
@@ -137,7 +147,7 @@ impl Group {
             let Some((shard, blocks)) = self.next_pull(target) else { return };
             let range = hull(&blocks);
             self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
-            let pull = PullOperation { target, blocks, sent: false };
+            let pull = PullOperation { target, blocks, repair: false, sent: false };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }
@@ -177,18 +187,23 @@ impl Group {
     pub(super) fn drive_pull(&mut self, key: OperationKey) {
         let operation = &self.operations[&key];
         let Kind::Pull(pull) = &operation.kind else { unreachable!("driven as a pull") };
-        let (target, shard, sent) = (pull.target, operation.shard, pull.sent);
+        let (target, shard, sent, repair) = (pull.target, operation.shard, pull.sent, pull.repair);
         let serving = matches!(self.phase, Phase::Serving | Phase::Recovering);
-        if sent || self.change.is_some() || !serving || !self.ready().contains(target) {
+        if sent || self.change.is_some() || !serving {
+            return;
+        }
+        if !self.ready().contains(target) {
+            if repair || self.brick(target).heal.is_none() {
+                self.give_up_pull(target, key);
+            }
             return;
         }
         let source = match &self.brick(target).heal {
-            Some(heal) => heal.source,
-            None => match self.suspect_source(target) {
-                Some(source) => source,
-                None => return self.finish(key, Ok(Output::Done)),
-            },
+            Some(heal) if !repair => Some(heal.source),
+            _ if repair => self.repair_source(target),
+            _ => self.suspect_source(target),
         };
+        let Some(source) = source else { return self.give_up_pull(target, key) };
         let Some(link) = self.brick(source).link else { return self.stop_heal(target) };
         let Kind::Pull(pull) = &mut self.operations.get_mut(&key).expect("driven").kind else { return };
         pull.sent = true;
@@ -211,7 +226,7 @@ impl Group {
         let shard = operation.shard;
         let Kind::Pull(pull) = &mut operation.kind else { return };
         pull.sent = false;
-        let blocks = pull.blocks.clone();
+        let (blocks, repair) = (pull.blocks.clone(), pull.repair);
         let report = PullReport::from_bytes(&reply.aux).unwrap_or_default();
         match reply.header.status {
             Status::Ok => {}
@@ -226,6 +241,10 @@ impl Group {
         self.counters.healed_blocks += u64::from(report.written_blocks);
         self.counters.compared_blocks += u64::from(report.compared_blocks);
         self.counters.heal_wire_bytes += report.wire_bytes;
+        if repair {
+            self.note_repaired(brick, shard, &blocks, report);
+            return self.finish(key, Ok(Output::Done));
+        }
         if let Some(heal) = &mut self.brick_mut(brick).heal {
             heal.pulls -= 1;
             heal.unlist(shard, &blocks);
@@ -235,20 +254,38 @@ impl Group {
         self.finish(key, Ok(Output::Done));
     }
 
-    /// The link to the target broke; if the pull is still wanted it is sent again.
-    pub(super) fn undo_pull(&mut self, key: OperationKey) {
-        if let Some(Kind::Pull(pull)) = self.operations.get_mut(&key).map(|operation| &mut operation.kind) {
-            pull.sent = false;
+    /// The link to the target broke. A pull of heal is forgotten with the heal; one within S must not keep writes
+    /// from its blocks while the target is away.
+    pub(super) fn undo_pull(&mut self, target: BrickIndex, key: OperationKey) {
+        let Some(Kind::Pull(pull)) = self.operations.get_mut(&key).map(|operation| &mut operation.kind)
+        else {
+            return;
+        };
+        pull.sent = false;
+        if pull.repair || self.brick(target).heal.is_none() {
+            self.give_up_pull(target, key);
         }
     }
 
     fn fail_pull(&mut self, target: BrickIndex, key: OperationKey) {
-        if self.brick(target).heal.is_some() {
+        let of_heal = matches!(&self.operations[&key].kind, Kind::Pull(pull) if !pull.repair);
+        if of_heal && self.brick(target).heal.is_some() {
             self.stop_heal(target);
         } else {
-            self.suspect_retry_at = self.now + HEAL_PAUSE_MAX;
-            self.finish(key, Ok(Output::Done));
+            self.give_up_pull(target, key);
         }
+    }
+
+    /// Ends a pull within S; it is tried again later.
+    fn give_up_pull(&mut self, target: BrickIndex, key: OperationKey) {
+        let operation = &self.operations[&key];
+        if matches!(&operation.kind, Kind::Pull(pull) if pull.repair) {
+            let shard = operation.shard;
+            self.note_repair_failed(target, shard);
+        } else {
+            self.suspect_retry_at = self.now + HEAL_PAUSE_MAX;
+        }
+        self.finish(key, Ok(Output::Done));
     }
 
     /// Drops the pulls of a heal that was given up; its claims are free again.
@@ -258,8 +295,10 @@ impl Group {
         let keys: Vec<OperationKey> = keys.map(|(key, _)| *key).collect();
         // Their blocks are safe to write meanwhile: the target is reset, and drained before it is used.
         for key in keys {
-            if self.operations.contains_key(&key) {
-                self.finish(key, Ok(Output::Done));
+            match self.operations.get(&key).map(|operation| &operation.kind) {
+                Some(Kind::Pull(pull)) if pull.repair => self.give_up_pull(target, key),
+                Some(_) => self.finish(key, Ok(Output::Done)),
+                None => {}
             }
         }
     }
@@ -365,7 +404,7 @@ impl Group {
     /// Makes copies in S equal that may differ after all of them refused a write (rule I9).
     fn equalize_suspects(&mut self) {
         let pulling = self.operations.values().any(
-            |operation| matches!(&operation.kind, Kind::Pull(pull) if self.brick(pull.target).heal.is_none()),
+            |operation| matches!(&operation.kind, Kind::Pull(pull) if !pull.repair && self.brick(pull.target).heal.is_none()),
         );
         if pulling || self.change.is_some() || self.now < self.suspect_retry_at {
             return;
@@ -384,7 +423,7 @@ impl Group {
         }
         for target in self.suspect_left.iter() {
             let range = hull(&blocks);
-            let pull = PullOperation { target, blocks: blocks.clone(), sent: false };
+            let pull = PullOperation { target, blocks: blocks.clone(), repair: false, sent: false };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }
@@ -410,12 +449,12 @@ impl Group {
         let waiting = stale.iter().map(|brick| self.brick(brick)).filter(|brick| brick.heal.is_none());
         let heals = waiting.map(|brick| brick.heal_after).min();
         let suspects = (!self.suspect.is_empty()).then_some(self.suspect_retry_at);
-        heals.into_iter().chain(suspects).filter(|at| *at > self.now).min()
+        heals.into_iter().chain(suspects).chain(self.repair_timeout()).filter(|at| *at > self.now).min()
     }
 }
 
 /// The smallest range with all of `blocks`.
-fn hull(blocks: &BlockSet) -> BlockRange {
+pub(super) fn hull(blocks: &BlockSet) -> BlockRange {
     let first = blocks.runs(1).next().expect("a pull has blocks").first;
     BlockRange::new(first, blocks.end() as u16 - first)
 }

@@ -322,6 +322,8 @@ pub struct Report {
     pub blocks_to_heal: u64,
     /// Blocks that heal wrote since opening.
     pub healed_blocks: u64,
+    /// Bad blocks of good copies that were written again since opening.
+    pub repaired_blocks: u64,
     /// Blocks that heal compared since opening.
     pub compared_blocks: u64,
     /// Bytes that heal moved between bricks since opening, both ways.

@@ -11,7 +11,8 @@
 //! The life of a write, by file: [`group`] takes the request, `admit` orders it behind overlapping ones,
 //! `write` sends it to the in-sync bricks and the arbiter and decides when it is complete, `epoch` moves
 //! the group to a new epoch when a brick fails, `heal` brings that brick back, `flush` makes it durable
-//! and lets the bricks forget that they might differ.
+//! and lets the bricks forget that they might differ. `read` asks one good copy; `repair` mends what that
+//! copy finds rotten.
 
 mod admit;
 mod bricks;
@@ -27,6 +28,7 @@ mod open;
 mod pending;
 pub mod proposer;
 mod read;
+mod repair;
 mod report;
 mod write;
 

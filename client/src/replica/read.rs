@@ -87,7 +87,12 @@ impl Group {
             }
             // Renewed meanwhile: asked again.
             Status::LeaseExpired => {}
-            Status::Io | Status::Invalid | Status::NoSpace => self.note_bad_read(brick, key),
+            Status::Io | Status::Corrupt => {
+                let (shard, blocks) = (operation.shard, operation.blocks);
+                self.note_bad_read(brick, key);
+                self.note_bad_blocks(brick, shard, blocks);
+            }
+            Status::Invalid | Status::NoSpace => self.note_bad_read(brick, key),
             _ => return self.reset_link(brick, "it can't read"),
         }
         self.drive(key);

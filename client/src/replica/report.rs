@@ -30,6 +30,7 @@ pub(super) struct Counters {
     pub(super) reads_outstanding: [u32; GROUP_BRICKS_MAX],
     pub(super) read_errors: u64,
     pub(super) healed_blocks: u64,
+    pub(super) repaired_blocks: u64,
     pub(super) compared_blocks: u64,
     pub(super) heal_wire_bytes: u64,
 }
@@ -127,6 +128,7 @@ impl Group {
             connected: self.bricks_where(|brick| brick.link.is_some()),
             blocks_to_heal: heals.map(|heal| heal.listed_blocks()).sum(),
             healed_blocks: self.counters.healed_blocks,
+            repaired_blocks: self.counters.repaired_blocks,
             compared_blocks: self.counters.compared_blocks,
             heal_wire_bytes: self.counters.heal_wire_bytes,
         }

@@ -313,6 +313,8 @@ fn sum(left: ImageStatus, right: ImageStatus) -> ImageStatus {
         pulled_blocks: left.pulled_blocks + right.pulled_blocks,
         compared_blocks: left.compared_blocks + right.compared_blocks,
         pulled_wire_bytes: left.pulled_wire_bytes + right.pulled_wire_bytes,
+        bad_blocks: left.bad_blocks + right.bad_blocks,
+        repaired_blocks: left.repaired_blocks + right.repaired_blocks,
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Brick {
     pub powered: bool,
     /// Disk operations take this many times longer.
     pub slowness: u32,
+    /// A process of it ended without a clean stop.
+    pub died: bool,
     /// No new files.
     pub full: bool,
     /// An append to the register log failed in this life: the brick votes no more.
@@ -136,6 +138,7 @@ impl Brick {
             booted_at: Timestamp::ZERO,
             powered: true,
             slowness: 1,
+            died: false,
             full: false,
             vote_lost: false,
             lanes,

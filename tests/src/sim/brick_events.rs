@@ -136,6 +136,9 @@ impl World {
             let all_clean = process.stopped.iter().all(|stopped| *stopped == Some(true));
             self.note_brick(brick, format_args!("has stopped, clean {all_clean}"));
             self.end_process(brick);
+            if !all_clean {
+                self.note_death(brick);
+            }
             self.brick(brick).disk.clean = all_clean;
         }
     }

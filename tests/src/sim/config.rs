@@ -60,6 +60,8 @@ pub struct Faults {
     pub slow_disk: u32,
     /// A disk is full.
     pub full_disk: u32,
+    /// A block of a good copy rots.
+    pub rot: u32,
     /// A client stands still, longer than its lease.
     pub pause_client: u32,
     /// A client dies.
@@ -297,6 +299,9 @@ fn draw_faults(random: &mut Random, short: bool) -> Faults {
     faults.sync_error = chance(&[0.0, 0.0, 0.0, 0.03]);
     faults.append_error = chance(&[0.0, 0.0, 0.0, 0.0, 0.002]);
     faults.bit_flip = chance(&[0.0, 0.0, 0.0, 0.01]);
+    if faults.read_error == 0.0 && faults.write_error == 0.0 {
+        faults.rot = random.pick(&[0, 0, 4, 16]);
+    }
     faults
 }
 

@@ -6,14 +6,20 @@
 //! gone with the power unless their directory was synced. Registers, identity, activity log and saved dirty
 //! maps are durable when done; a crash leaves of each of the latter two the old one or the new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use brick_wire::checksum::block_hash;
+use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
 use brickd::engine::{ActiveShard, Membership, SavedDirty};
 
-use super::content::Content;
+use super::content::{self, Content};
 use super::random::Random;
+
+/// Second half of a content that stands for a page.
+const PAGE_MARK: u64 = 0x5041_4745_5041_4745;
 
 /// A shard's file.
 pub type FileKey = (LaneIndex, ImageUuid, ShardIndex);
@@ -28,11 +34,15 @@ struct Cached {
 
 #[derive(Clone, Debug, Default)]
 struct File {
-    shard_bytes: u64,
+    file_bytes: u64,
     /// Its directory entry is durable.
     linked: bool,
     durable: BTreeMap<u16, Content>,
     cached: BTreeMap<u16, Cached>,
+    /// What reads of these blocks return instead, until they are written.
+    rotten: BTreeMap<u16, Content>,
+    /// The page rotted once: the brick may have forgotten what it knew of the blocks.
+    unwatched: bool,
 }
 
 /// The blocks that a sync covers: those in the cache when it began.
@@ -42,6 +52,8 @@ pub type Covered = Vec<(u16, Content)>;
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: BTreeMap<FileKey, File>,
+    /// Blocks that aren't a client's: pages of CRCs, by the hash that stands for them in a file.
+    pages: BTreeMap<u64, Arc<[u8]>>,
     registers: BTreeMap<RegisterKey, RegisterState>,
     /// What `WriteIdentity` wrote last.
     pub membership: Option<Membership>,
@@ -67,8 +79,26 @@ impl Disk {
     }
 
     /// Length of a shard's file.
-    pub fn shard_bytes(&self, key: FileKey) -> Option<u64> {
-        self.files.get(&key).map(|file| file.shard_bytes)
+    pub fn file_bytes(&self, key: FileKey) -> Option<u64> {
+        self.files.get(&key).map(|file| file.file_bytes)
+    }
+
+    /// The content that stands for these bytes, whoever made them.
+    pub fn content_of(&mut self, block: &[u8]) -> Content {
+        if let Some(content) = content::read(block).filter(|content| content[1] != PAGE_MARK) {
+            return content;
+        }
+        let hash = block_hash(block, 0);
+        self.pages.entry(hash).or_insert_with(|| block.into());
+        [hash, PAGE_MARK]
+    }
+
+    /// The bytes that a content stands for.
+    pub fn fill(&self, block: &mut [u8], content: Content) {
+        match content {
+            [hash, PAGE_MARK] => block.copy_from_slice(&self.pages[&hash]),
+            _ => content::fill(block, content),
+        }
     }
 
     /// The files, in order.
@@ -77,17 +107,55 @@ impl Disk {
     }
 
     /// Creates a file of zeros.
-    pub fn create(&mut self, key: FileKey, shard_bytes: u64) {
-        self.files.entry(key).or_insert_with(|| File { shard_bytes, ..File::default() });
+    pub fn create(&mut self, key: FileKey, file_bytes: u64) {
+        self.files.entry(key).or_insert_with(|| File { file_bytes, ..File::default() });
     }
 
     /// What a read returns.
     pub fn read(&self, key: FileKey, block: u16) -> Content {
+        let rotten = self.files.get(&key).and_then(|file| file.rotten.get(&block));
+        rotten.copied().unwrap_or_else(|| self.intact(key, block))
+    }
+
+    /// What a read would return if nothing had rotted.
+    pub fn intact(&self, key: FileKey, block: u16) -> Content {
         let Some(file) = self.files.get(&key) else { return [0; 2] };
         match file.cached.get(&block) {
             Some(cached) => cached.content,
             None => file.durable.get(&block).copied().unwrap_or_default(),
         }
+    }
+
+    /// The blocks of a file that were ever written.
+    pub fn written_blocks(&self, key: FileKey) -> Vec<u16> {
+        let file = self.files.get(&key);
+        let blocks: BTreeSet<u16> = file
+            .into_iter()
+            .flat_map(|file| file.durable.keys().chain(file.cached.keys()))
+            .copied()
+            .collect();
+        blocks.into_iter().collect()
+    }
+
+    /// A block reads as something else from now on. Not where that would be the second failure of the file: its
+    /// page has rotted, or is to rot when a block has.
+    pub fn rot(&mut self, key: FileKey, block: u16, content: Content) {
+        let file = self.files.get_mut(&key).expect("only what exists rots");
+        let is_page = u64::from(block) * BLOCK_SIZE as u64 >= file.file_bytes - BLOCK_SIZE as u64;
+        if !file.unwatched && !(is_page && !file.rotten.is_empty()) {
+            file.unwatched |= is_page;
+            file.rotten.insert(block, content);
+        }
+    }
+
+    /// Whether the block is rotten.
+    pub fn is_rotten(&self, key: FileKey, block: u16) -> bool {
+        self.files.get(&key).is_some_and(|file| file.rotten.contains_key(&block))
+    }
+
+    /// All blocks read again as what was written.
+    pub fn cure(&mut self) {
+        self.files.values_mut().for_each(|file| file.rotten.clear());
     }
 
     /// What is there after a loss of power at the worst.
@@ -99,6 +167,7 @@ impl Disk {
     /// A block of a write reaches the cache. What it replaces may have reached the medium on its own.
     pub fn write(&mut self, random: &mut Random, key: FileKey, block: u16, content: Content) {
         let file = self.files.get_mut(&key).expect("written files exist");
+        file.rotten.remove(&block);
         if let Some(before) = file.cached.insert(block, Cached { content, spoiled: false })
             && random.chance(0.3)
         {

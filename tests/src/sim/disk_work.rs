@@ -9,7 +9,6 @@ use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId};
 
 use super::brick::Brick;
 use super::config::{Faults, Moment};
-use super::content;
 use super::disk::{Covered, Disk, FileKey};
 use super::random::Random;
 use super::world::World;
@@ -129,8 +128,8 @@ fn prepare(brick: &mut Brick, core: CoreIndex, request: DiskRequest) -> DiskWork
     let process = brick.process.as_mut().expect("engines run in a process");
     let file = |slot: u32| *process.slots.get(&(core, slot)).expect("slots in use are open");
     match request {
-        DiskRequest::OpenShard { slot, lane, image, shard, shard_bytes, create } => {
-            DiskWork::Open(slot.0, (lane, image, shard), shard_bytes, create)
+        DiskRequest::OpenShard { slot, lane, image, shard, file_bytes, create } => {
+            DiskWork::Open(slot.0, (lane, image, shard), file_bytes, create)
         }
         DiskRequest::Read { slot, offset_bytes, buffer } => {
             DiskWork::Read(file(slot.0), (offset_bytes / BLOCK_SIZE as u64) as u16, buffer)
@@ -155,8 +154,8 @@ fn finish(
     work: DiskWork,
 ) -> Result<DiskOutput, DiskError> {
     match work {
-        DiskWork::Open(slot, key, shard_bytes, create) => {
-            open(brick, key, shard_bytes, create)?;
+        DiskWork::Open(slot, key, file_bytes, create) => {
+            open(brick, key, file_bytes, create)?;
             let process = brick.process.as_mut().expect("operations end in a process");
             let taken = process.slots.insert((core, slot), key);
             assert!(taken.is_none(), "a slot is free before a file is opened into it");
@@ -167,7 +166,7 @@ fn finish(
                 return Err(DiskError::Errno(EIO));
             }
             for (index, block) in buffer.chunks_exact_mut(BLOCK_SIZE).enumerate() {
-                content::fill(block, brick.disk.read(key, first + index as u16));
+                brick.disk.fill(block, brick.disk.read(key, first + index as u16));
             }
             Ok(DiskOutput::Buffer(buffer))
         }
@@ -195,14 +194,14 @@ fn finish(
     }
 }
 
-fn open(brick: &mut Brick, key: FileKey, shard_bytes: u64, create: bool) -> Result<(), DiskError> {
-    match brick.disk.shard_bytes(key) {
-        Some(found) if found == shard_bytes => Ok(()),
-        Some(found) => Err(DiskError::Length { found, expected: shard_bytes }),
+fn open(brick: &mut Brick, key: FileKey, file_bytes: u64, create: bool) -> Result<(), DiskError> {
+    match brick.disk.file_bytes(key) {
+        Some(found) if found == file_bytes => Ok(()),
+        Some(found) => Err(DiskError::Length { found, expected: file_bytes }),
         None if !create => Err(DiskError::Errno(2)),
         None if brick.full => Err(DiskError::NoSpace),
         None => {
-            brick.disk.create(key, shard_bytes);
+            brick.disk.create(key, file_bytes);
             Ok(())
         }
     }
@@ -297,7 +296,7 @@ fn write_blocks(
     probability: f64,
 ) {
     for (index, block) in buffer.chunks_exact(BLOCK_SIZE).enumerate() {
-        let content = content::read(block).expect("payloads are what a client made");
+        let content = brick.disk.content_of(block);
         if probability >= 1.0 || random.chance(probability) {
             brick.disk.write(random, key, first + index as u16, content);
         }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use brick_wire::{BrickIndex, CoreIndex};
+use brick_wire::{BrickIndex, BrickSet, CoreIndex};
 use brickd::engine::Event;
 
 use super::agenda::Happening;
 use super::config::Moment;
 use super::world::World;
+
+/// Marks content that nobody wrote.
+const ROT: u64 = 0x526f_7400_0000_0000 << 1;
 
 /// A fault.
 type Strike = fn(&mut World);
@@ -37,7 +40,7 @@ impl World {
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;
-        let kinds: [(u32, Strike); 13] = [
+        let kinds: [(u32, Strike); 14] = [
             (faults.kill, |world| {
                 let brick = world.any_brick();
                 world.fail_brick(brick, false);
@@ -61,6 +64,7 @@ impl World {
                 world.slow_disk(brick);
             }),
             (faults.full_disk, World::fill_disk),
+            (faults.rot, World::rot_block),
             (faults.pause_client, |world| {
                 let client = world.any_client();
                 world.pause_client(client);
@@ -81,6 +85,38 @@ impl World {
             }
             draw -= weight;
         }
+    }
+
+    /// A block of a good copy, or a page of its CRCs, reads as something that nobody wrote. Never the same block of
+    /// two copies. And never on a brick that has died, or beside failing reads and writes: there a slot may be
+    /// unknown, and the block is taken as it is found. For the same reason a brick that dies is cured.
+    pub(super) fn rot_block(&mut self) {
+        let good: BrickSet = match self.records().last() {
+            Some((record, _)) if record.in_sync.count() > 1 => record.in_sync,
+            _ => return,
+        };
+        let candidates: Vec<BrickIndex> =
+            good.iter().filter(|brick| !self.bricks[usize::from(brick.0)].died).collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let brick = candidates[self.random.index(candidates.len())];
+        let files: Vec<_> = self.brick(brick).disk.files().collect();
+        if files.is_empty() {
+            return;
+        }
+        let key = files[self.random.index(files.len())];
+        let blocks = self.brick(brick).disk.written_blocks(key);
+        if blocks.is_empty() {
+            return;
+        }
+        let block = blocks[self.random.index(blocks.len())];
+        if self.bricks.iter().any(|other| other.disk.is_rotten(key, block)) {
+            return;
+        }
+        let garbage = [ROT | self.random.below(1 << 32), ROT | self.random.below(1 << 32)];
+        self.note_brick(brick, format_args!("shard {} block {block} rots", key.2));
+        self.brick(brick).disk.rot(key, block, garbage);
     }
 
     fn any_brick(&mut self) -> BrickIndex {
@@ -177,6 +213,13 @@ impl World {
     pub fn kill_brick(&mut self, brick: BrickIndex) {
         self.note_brick(brick, format_args!("is killed"));
         self.end_process(brick);
+        self.note_death(brick);
+    }
+
+    pub(super) fn note_death(&mut self, brick: BrickIndex) {
+        let state = self.brick(brick);
+        state.died = true;
+        state.disk.cure();
     }
 
     /// The host of a brick loses power.
@@ -186,6 +229,7 @@ impl World {
         if self.brick(brick).process.is_some() {
             self.end_process(brick);
         }
+        self.note_death(brick);
         // After the end: an accept that was under way may have made it to the disk.
         let cells = self.cells_at_risk(brick);
         self.note_brick(brick, format_args!("loses power; {} halves may be undone", cells.len()));
@@ -346,6 +390,7 @@ impl World {
             let brick = BrickIndex(index as u8);
             self.brick(brick).slowness = 1;
             self.brick(brick).full = false;
+            self.brick(brick).disk.cure();
             // What an operator does about a brick whose register log failed, and about one that hangs.
             let process = self.brick(brick).process.as_ref();
             let stopping = process.is_some_and(|process| process.stopping);

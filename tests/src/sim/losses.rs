@@ -40,7 +40,7 @@ impl World {
             let (shard, block, half) = *cell;
             let file = self.file(shard);
             let kept = keepers.iter().any(|keeper| {
-                let content = self.bricks[usize::from(keeper.0)].disk.read(file, block);
+                let content = self.bricks[usize::from(keeper.0)].disk.intact(file, block);
                 Checker::has_certain(history, half, content)
             });
             if !kept && !history.is_settled() {

@@ -92,13 +92,33 @@ impl Scenario {
         tag
     }
 
+    /// Writes one half of a block; returns its tag.
+    pub fn modify(&mut self, id: SessionId, shard: u32, block: u16, half: usize) -> Tag {
+        let tag = self.world.new_tag(1);
+        let (shard, blocks) = (ShardIndex(shard), BlockRange::new(block, 1));
+        let request =
+            self.world.request(id, What::Write { shard, blocks, half: Some(half), tag, fua: false });
+        self.answer(id, request).expect("the write succeeds");
+        tag
+    }
+
+    /// What a read of one block comes to.
+    pub fn try_read(&mut self, id: SessionId, shard: u32, block: u16) -> Answer<Output> {
+        let request = self.world.request(id, What::Read(ShardIndex(shard), BlockRange::new(block, 1)));
+        self.answer(id, request)
+    }
+
+    /// Reads both halves of one block.
+    pub fn read_halves(&mut self, id: SessionId, shard: u32, block: u16) -> [Tag; 2] {
+        match self.try_read(id, shard, block).expect("the read succeeds") {
+            Output::Data(data) => content::read(&data).expect("whole halves"),
+            _ => [0; 2],
+        }
+    }
+
     /// Reads one block, whose halves are of one write.
     pub fn read(&mut self, id: SessionId, shard: u32, block: u16) -> Tag {
-        let request = self.world.request(id, What::Read(ShardIndex(shard), BlockRange::new(block, 1)));
-        match self.answer(id, request).expect("the read succeeds") {
-            Output::Data(data) => content::read(&data).expect("whole halves")[0],
-            _ => 0,
-        }
+        self.read_halves(id, shard, block)[0]
     }
 
     /// The highest ballot that a brick has durably promised, and the last one it accepted.
@@ -158,6 +178,17 @@ impl Scenario {
     pub fn durable(&self, brick: usize, shard: u32, block: u16) -> Tag {
         let file = self.world.file(ShardIndex(shard));
         self.world.bricks[brick].disk.durable(file, block)[0]
+    }
+
+    /// Stops a brick in order.
+    pub fn stop(&mut self, brick: u8) {
+        self.world.shut_down(BrickIndex(brick));
+        self.until("the brick stops", |world| world.bricks[usize::from(brick)].process.is_none());
+    }
+
+    /// Closes a session in order.
+    pub fn end_session(&mut self, id: SessionId) {
+        self.world.close(id).unwrap_or_else(|failure| panic!("{failure}"));
     }
 
     /// The good end: closes, stops every brick, and compares what they hold.

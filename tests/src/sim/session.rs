@@ -254,7 +254,7 @@ impl World {
                 }
                 let file = self.file(shard);
                 let disk = &brick.disk;
-                let content = if durable { disk.durable(file, block) } else { disk.read(file, block) };
+                let content = if durable { disk.durable(file, block) } else { disk.intact(file, block) };
                 if history.index(content[half]).is_none_or(|index| index < least) {
                     let what = if durable { "durable" } else { "written" };
                     let (index, held) = (brick.index.0, content[half]);

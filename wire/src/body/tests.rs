@@ -73,12 +73,14 @@ const PULL_READ_REPLY: [u8; 11] = [
 ];
 
 #[rustfmt::skip]
-const IMAGE_STATUS: [u8; 40] = [
+const IMAGE_STATUS: [u8; 56] = [
     0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  0 1 dirty block
     0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 2 shards
     0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 16 3 blocks pulled
     0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 24 4 blocks compared
     0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 32 5 wire bytes
+    0x06, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 40 6 bad blocks
+    0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 48 7 blocks repaired
 ];
 
 #[rustfmt::skip]
@@ -151,6 +153,8 @@ fn the_counters_stand_as_documented() {
         pulled_blocks: 3,
         compared_blocks: 4,
         pulled_wire_bytes: 5,
+        bad_blocks: 6,
+        repaired_blocks: 7,
     };
     assert_fixture(&status, &IMAGE_STATUS);
     let status = BrickStatus { free_bytes: 1, used_bytes: 2, images: 3, sessions: 4 };
@@ -268,7 +272,7 @@ proptest! {
         read in pull_read(),
         reply in pull_read_reply(),
         attach in (image(), shard_shift()),
-        counters in any::<[u64; 5]>(),
+        counters in any::<[u64; 7]>(),
     ) {
         assert_round_trip(&dirty);
         assert_round_trip(&shards);
@@ -277,8 +281,9 @@ proptest! {
         assert_round_trip(&read);
         assert_round_trip(&reply);
         assert_round_trip(&Attach { image: attach.0, shard_shift: attach.1 });
-        let [dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes] = counters;
-        assert_round_trip(&ImageStatus { dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes });
+        let [dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes, bad_blocks, repaired_blocks] =
+            counters;
+        assert_round_trip(&ImageStatus { dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes, bad_blocks, repaired_blocks });
         let (images, sessions) = (dirty_blocks as u32, shards as u32);
         assert_round_trip(&BrickStatus { free_bytes: dirty_blocks, used_bytes: shards, images, sessions });
         assert_round_trip(&PullReport { compared_blocks: images, written_blocks: sessions, wire_bytes: shards });

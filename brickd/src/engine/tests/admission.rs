@@ -55,7 +55,7 @@ fn admission_a_session_is_drained_before_its_next_connection() {
     let first = brick.connect(0, ALICE, 1);
     let first_1 = brick.connect(1, ALICE, 1);
     brick.hold_image(first, epoch(1, ALICE));
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     brick.write(first_1, epoch(1, ALICE), shard_on(1, 2, 0), 0, &blocks(1, 1));
     let second = brick.hello(client_hello(0, ALICE, 2));
     // Superseded connections are closed on both cores, but a write of theirs is in flight.

@@ -63,7 +63,7 @@ fn data_failed_writes_stay_dirty() {
     brick.fail = |request| matches!(request, DiskRequest::OpenShard { .. }).then_some(DiskError::NoSpace);
     let full = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(1, 1));
     assert_eq!(brick.status_of(full), Some(Status::NoSpace));
-    brick.fail = |request| matches!(request, DiskRequest::Write { .. }).then_some(DiskError::Errno(5));
+    brick.fail = |request| is_data_write(request).then_some(DiskError::Errno(5));
     let broken = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 1, &blocks(1, 1));
     assert_eq!(brick.status_of(broken), Some(Status::Io));
     assert_eq!(dirty_blocks(&mut brick, alice), 2);
@@ -72,7 +72,7 @@ fn data_failed_writes_stay_dirty() {
 #[test]
 fn data_overlapping_operations_run_one_after_the_other() {
     let (mut brick, alice) = holder();
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let first = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(1, 2));
     brick.write(alice, epoch(1, ALICE), ShardIndex(0), 1, &blocks(2, 2));
     let after = read(&mut brick, alice, 0, 3);
@@ -108,7 +108,7 @@ fn data_more_shards_than_slots() {
     assert!(brick.files.values().all(|file| file[0] == 3));
     assert!(brick.syncs >= 19, "closed files are synced before: {}", brick.syncs);
     // All slots busy: the third waits.
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let ids = [0, 1, 2].map(|shard| brick.write(alice, epoch(1, ALICE), ShardIndex(shard), 0, &blocks(9, 1)));
     assert_eq!(brick.held.len(), 2);
     brick.release();
@@ -225,7 +225,7 @@ fn data_image_remove_waits_then_deletes() {
     for shard in 0..5 {
         brick.write(alice, epoch(1, ALICE), ShardIndex(shard), 0, &blocks(1, 1));
     }
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let before = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(2, 1));
     let remove = brick.simple(alice, Opcode::ImageRemove, epoch(1, ALICE));
     let during = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(2, 1));

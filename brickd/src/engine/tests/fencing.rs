@@ -41,7 +41,7 @@ fn fencing_a_promise_waits_for_writes_on_every_core() {
     let bob = brick.connect(0, BOB, 1);
     brick.hold_image(alice, epoch(1, ALICE));
     let shard = shard_on(1, 2, 0);
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let issued = brick.write(alice_1, epoch(1, ALICE), shard, 0, &blocks(1, 1));
     let queued = brick.write(alice_1, epoch(1, ALICE), shard, 0, &blocks(2, 1));
     let appends = brick.registers.len();
@@ -79,7 +79,7 @@ fn fencing_needs_no_drain_within_a_session() {
     let mut brick = Brick::single();
     let alice = brick.connect(0, ALICE, 1);
     brick.hold_image(alice, epoch(1, ALICE));
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let issued = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(1, 1));
     let promise = brick.prepare(alice, epoch(2, ALICE), Flags::NONE);
     assert_eq!(brick.status_of(promise), Some(Status::Ok));

@@ -231,11 +231,11 @@ impl Brick {
 
     fn perform(&mut self, core: usize, request: DiskRequest) -> DiskOutput {
         match request {
-            DiskRequest::OpenShard { slot, image, shard, shard_bytes, create, .. } => {
+            DiskRequest::OpenShard { slot, image, shard, file_bytes, create, .. } => {
                 self.opens += 1;
                 let exists = self.files.contains_key(&(image, shard));
                 assert!(exists != create, "created once, opened only if it exists");
-                self.files.entry((image, shard)).or_insert_with(|| vec![0; shard_bytes as usize]);
+                self.files.entry((image, shard)).or_insert_with(|| vec![0; file_bytes as usize]);
                 assert!(self.slots.insert((core, slot), (image, shard)).is_none(), "the slot is free");
             }
             DiskRequest::CloseShard { slot } => {
@@ -412,6 +412,11 @@ pub fn write_header(epoch: Epoch, shard: ShardIndex, first: u16, data: &[u8]) ->
     let crcs: Vec<u32> = block_crcs(data).collect();
     let aux = put_crcs(&mut header, &crcs);
     (header, aux)
+}
+
+/// Whether it writes blocks of a shard, not its page of CRCs.
+pub fn is_data_write(request: &DiskRequest) -> bool {
+    matches!(request, DiskRequest::Write { offset_bytes, .. } if *offset_bytes < 1 << SHARD_SHIFT_MIN)
 }
 
 /// `count` blocks full of `byte`.

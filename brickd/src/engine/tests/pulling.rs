@@ -298,7 +298,7 @@ fn pulling_a_fence_waits_for_the_write_in_flight() {
     let mut pair = Pair::new(1);
     pair.write_source(0, &blocks(1, 1));
     pair.write_source(2, &blocks(1, 1));
-    pair.target.hold = |request| matches!(request, DiskRequest::Write { .. });
+    pair.target.hold = is_data_write;
     let pull = pair.pull(0, 4);
     let bob = pair.target.connect(0, BOB, 1);
     let promise = pair.target.prepare(bob, epoch(2, BOB), Flags::FORCE);

@@ -211,7 +211,7 @@ fn lease_is_checked_again_when_a_write_reaches_its_turn() {
     let alice = brick.connect(0, ALICE, 1);
     let held = epoch(1, ALICE);
     brick.hold_image(alice, held);
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let first = brick.write(alice, held, ShardIndex(0), 0, &blocks(1, 1));
     let second = brick.write(alice, held, ShardIndex(0), 0, &blocks(2, 1));
     brick.pass(LEASE);

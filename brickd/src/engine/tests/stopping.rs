@@ -15,7 +15,7 @@ fn stopping_finishes_syncs_and_saves() {
     brick.hold_image(alice, EPOCH);
     let shards = [shard_on(0, 2, 0), shard_on(1, 2, 0)];
     brick.write(alice, EPOCH, shards[0], 0, &blocks(1, 3));
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     let last = brick.write(alice_1, EPOCH, shards[1], 5, &blocks(1, 1));
     for core in 0..2 {
         brick.event(core, Event::Shutdown);
@@ -55,7 +55,7 @@ fn stopping_doesnt_wait_for_other_cores() {
     let alice_1 = brick.connect(1, ALICE, 1);
     let bob = brick.connect(0, BOB, 1);
     brick.hold_image(alice, EPOCH);
-    brick.hold = |request| matches!(request, DiskRequest::Write { .. });
+    brick.hold = is_data_write;
     brick.write(alice_1, EPOCH, shard_on(1, 2, 0), 5, &blocks(1, 1));
     let promise = brick.prepare(bob, epoch(2, BOB), Flags::FORCE);
     assert_eq!(brick.status_of(promise), None);

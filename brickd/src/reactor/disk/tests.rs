@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::buffer::Pool;
 
-const SHARD_BYTES: u64 = 1 << 20;
+const FILE_BYTES: u64 = 1 << 20;
 
 struct Fixture {
     directory: tempfile::TempDir,
@@ -69,7 +69,7 @@ impl Fixture {
 
 fn open(slot: u32, create: bool) -> RingRequest {
     let path = PathBuf::from(format!("image/{slot:08x}.shard"));
-    RingRequest::Open { slot: FileSlot(slot), path, shard_bytes: SHARD_BYTES, create }
+    RingRequest::Open { slot: FileSlot(slot), path, file_bytes: FILE_BYTES, create }
 }
 
 fn transfer(slot: u32, block: usize, buffer: Buffer, direction: Direction) -> RingRequest {
@@ -84,9 +84,9 @@ fn a_shard_is_created_whole_written_and_read_back() {
         assert_eq!(fixture.one(open(1, false)).unwrap_err(), DiskError::Errno(libc::ENOENT));
         fixture.one(open(1, true)).unwrap();
         let metadata = fs::metadata(fixture.path().join("image/00000001.shard")).unwrap();
-        assert_eq!(metadata.len(), SHARD_BYTES);
-        assert!(metadata.blocks() * 512 >= SHARD_BYTES, "allocated, not sparse");
-        assert_eq!(fixture.used_bytes.load(Ordering::Relaxed), SHARD_BYTES);
+        assert_eq!(metadata.len(), FILE_BYTES);
+        assert!(metadata.blocks() * 512 >= FILE_BYTES, "allocated, not sparse");
+        assert_eq!(fixture.used_bytes.load(Ordering::Relaxed), FILE_BYTES);
 
         let mut buffer = fixture.pool.allocate(3 * BLOCK_SIZE).unwrap();
         buffer.fill(0xab);
@@ -115,7 +115,7 @@ fn a_file_left_short_by_a_crash_is_completed() {
         File::create(&path).unwrap().set_len(8192).unwrap();
         fixture.one(open(2, create)).unwrap();
         let metadata = fs::metadata(&path).unwrap();
-        assert!(metadata.len() == SHARD_BYTES && metadata.blocks() * 512 >= SHARD_BYTES);
+        assert!(metadata.len() == FILE_BYTES && metadata.blocks() * 512 >= FILE_BYTES);
     }
 }
 
@@ -124,9 +124,9 @@ fn a_file_that_is_too_long_is_refused() {
     let Some(mut fixture) = fixture(true) else { return };
     let path = fixture.path().join("image/00000003.shard");
     fs::create_dir(path.parent().unwrap()).unwrap();
-    File::create(&path).unwrap().set_len(SHARD_BYTES + 4096).unwrap();
+    File::create(&path).unwrap().set_len(FILE_BYTES + 4096).unwrap();
     let error = fixture.one(open(3, true)).unwrap_err();
-    assert_eq!(error, DiskError::Length { found: SHARD_BYTES + 4096, expected: SHARD_BYTES });
+    assert_eq!(error, DiskError::Length { found: FILE_BYTES + 4096, expected: FILE_BYTES });
     fs::remove_file(&path).unwrap();
     fixture.one(open(3, true)).expect("the slot is free again");
 }
@@ -135,9 +135,9 @@ fn a_file_that_is_too_long_is_refused() {
 fn a_file_that_finds_no_space_is_gone() {
     let Some(mut fixture) = fixture(true) else { return };
     let path = PathBuf::from("image/00000004.shard");
-    let shard_bytes = 1 << 60;
+    let file_bytes = 1 << 60;
     let slot = FileSlot(4);
-    let error = fixture.one(RingRequest::Open { slot, path, shard_bytes, create: true }).unwrap_err();
+    let error = fixture.one(RingRequest::Open { slot, path, file_bytes, create: true }).unwrap_err();
     // EFBIG where a file can't be that long, ENOSPC where only the disk can't.
     assert!(matches!(error, DiskError::NoSpace | DiskError::Errno(libc::EFBIG)), "{error:?}");
     assert!(!fixture.path().join("image/00000004.shard").exists());
@@ -148,7 +148,7 @@ fn a_file_that_finds_no_space_is_gone() {
 fn a_read_beyond_the_end_is_short() {
     let Some(mut fixture) = fixture(true) else { return };
     fixture.one(open(5, true)).unwrap();
-    let last = SHARD_BYTES as usize / BLOCK_SIZE - 1;
+    let last = FILE_BYTES as usize / BLOCK_SIZE - 1;
     let buffer = fixture.pool.allocate(2 * BLOCK_SIZE).unwrap();
     assert_eq!(fixture.one(transfer(5, last, buffer, Direction::Read)).unwrap_err(), DiskError::Short);
 }

@@ -34,7 +34,7 @@ fn bytes_are_as_documented() {
     let bytes = superblock.to_bytes();
     let mut expected = vec![
         b'B', b'R', b'I', b'C', b'K', b'D', b'I', b'R', // magic
-        1, 0, 0, 0, // format version
+        2, 0, 0, 0, // format version
         7, 0, 0, 0, // flags: blank, clean, stamped
         5, 0, 0, 0, 0, 0, 0, 0, // sequence
         9, 0, 0, 0, 0, 0, 0, 0, // start counter
@@ -126,11 +126,13 @@ fn refusals_say_why() {
     let error = SuperblockFile::open(path).unwrap_err().to_string();
     assert!(error.contains("brick's magic"), "{error}");
 
-    let mut content = SuperblockFile::fresh(identity());
-    content[8] = 2;
-    let crc = crc32c(&content[..CRC_OFFSET]);
-    content[CRC_OFFSET..COPY_BYTES].copy_from_slice(&crc.to_le_bytes());
-    std::fs::write(path.join(FILE_NAME), content).unwrap();
-    let error = SuperblockFile::open(path).unwrap_err().to_string();
-    assert!(error.contains("format version 2") && error.contains("newer brickd"), "{error}");
+    for (version, advice) in [(1, "format an empty directory"), (3, "newer brickd")] {
+        let mut content = SuperblockFile::fresh(identity());
+        content[8] = version;
+        let crc = crc32c(&content[..CRC_OFFSET]);
+        content[CRC_OFFSET..COPY_BYTES].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(path.join(FILE_NAME), content).unwrap();
+        let error = SuperblockFile::open(path).unwrap_err().to_string();
+        assert!(error.contains(&format!("format version {version}")) && error.contains(advice), "{error}");
+    }
 }
