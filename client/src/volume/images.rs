@@ -58,8 +58,12 @@ pub struct ImageInfo {
     pub holder: Option<SessionId>,
 }
 
-/// So often a lease is seen to be renewed before its holder counts as alive.
-const RENEWALS_OF_THE_LIVING: u32 = 2;
+/// So often a lease is seen to end later than ever before until its holder counts as alive. A dead holder's can, too:
+/// bricks know different ends of it, those that answer change, and one that starts counts anew; but no more often
+/// than there are bricks.
+const RENEWALS_OF_THE_LIVING: u32 = 4;
+/// What the same end of a lease may differ by, from one answer to the next.
+const LEASE_NOISE: Duration = Duration::from_millis(300);
 /// Pause between attempts to open an image whose holder may be dead.
 const HELD_PAUSE: Duration = Duration::from_millis(200);
 
@@ -268,25 +272,29 @@ impl Volume {
     }
 
     /// Opens one group. If the image is held, watches the lease: while it only runs down its holder may be
-    /// dead, so the open waits; when it is renewed again and again the holder lives, and the open fails. One
-    /// renewal may be none: bricks that start count as if they had just heard of the holder (rule I8).
+    /// dead, so the open waits; when it is renewed again and again the holder lives, and the open fails.
     async fn open_when_free(&self, config: GroupConfig, wait: Duration) -> Result<Session, GroupError> {
         let started = Instant::now();
-        let mut last: Option<(SessionId, u32)> = None;
+        let mut last: Option<(SessionId, Instant)> = None;
         let mut renewals = 0;
         loop {
             let mut attempt = config.clone();
             attempt.session = Volume::fresh_session();
             match Session::open(attempt, self.config.volume, &self.client_name).await {
                 Err(GroupError::Held { holder, lease_left_ms }) if config.purpose != Purpose::Heal => {
-                    let renewed =
-                        last.is_some_and(|(last_holder, left)| last_holder == holder && lease_left_ms > left);
-                    let same = last.is_none_or(|(last_holder, _)| last_holder == holder);
-                    renewals = if same { renewals + u32::from(renewed) } else { 0 };
+                    let end = Instant::now() + Duration::from_millis(lease_left_ms.into());
+                    match &mut last {
+                        Some((last_holder, latest)) if *last_holder == holder => {
+                            if end > *latest + LEASE_NOISE {
+                                *latest = end;
+                                renewals += 1;
+                            }
+                        }
+                        _ => (last, renewals) = (Some((holder, end)), 0),
+                    }
                     if renewals >= RENEWALS_OF_THE_LIVING && started.elapsed() >= wait {
                         return Err(GroupError::Held { holder, lease_left_ms });
                     }
-                    last = Some((holder, lease_left_ms));
                     monoio::time::sleep(HELD_PAUSE).await;
                 }
                 other => return other,
