@@ -169,7 +169,9 @@ impl Flags {
     /// The dirty blocks of this map have to be written again, whatever they hold: a sync of them failed in an
     /// earlier life of the brick (replies to `DirtyRead`; rule I7).
     pub const REWRITE: Flags = Flags(1 << 6);
-    const KNOWN: u16 = (1 << 7) - 1;
+    /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`).
+    pub const HEAL: Flags = Flags(1 << 7);
+    const KNOWN: u16 = (1 << 8) - 1;
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Flags) -> bool {
