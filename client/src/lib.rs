@@ -30,6 +30,7 @@ pub use driver::connection::ConnectError;
 pub use image::{Extent, Image, ImageError};
 pub use name::{ImageName, NameError};
 pub use volume::{
-    BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice, GroupUsage, HealOutcome,
-    HealProgress, HealthState, ImageHealth, ImageInfo, OpenOptions, Volume, VolumeError, VolumeUsage,
+    BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice,
+    GroupUsage, HealMemory, HealOutcome, HealProgress, HealthState, ImageHealth, ImageInfo,
+    OpenOptions, Volume, VolumeError, VolumeUsage,
 };

@@ -59,6 +59,8 @@ byte_enum! {
         ImageStatus = 5,
         /// Makes a freshly formatted brick a member of a volume. See [`crate::body::Stamp`].
         Stamp = 6,
+        /// The last heals of this brick's copies, on this core. See [`crate::body::HealHistory`].
+        HealHistory = 7,
 
         /// Reads a register's state on this brick. See [`crate::register`].
         RegisterRead = 16,

@@ -35,6 +35,7 @@ mod flush;
 mod frames;
 mod identity;
 mod interface;
+mod joins;
 mod lease;
 mod link;
 mod marks;
@@ -61,6 +62,7 @@ use fence::Fences;
 use files::Files;
 use flush::{SyncTarget, Syncs};
 use identity::Identity;
+use joins::Joins;
 use lease::Leases;
 use link::Links;
 use marks::Marks;
@@ -121,6 +123,7 @@ pub struct Engine {
     dirty: DirtyMaps,
     activity: ActivityLog,
     pulls: Pulls,
+    joins: Joins,
     /// Blocks of source reads that hold buffers.
     source_blocks: usize,
     links: Links,
@@ -177,6 +180,7 @@ impl Engine {
             dirty,
             activity,
             pulls: Pulls::default(),
+            joins: Joins::default(),
             source_blocks: 0,
             links: Links::default(),
             removals: Removals::default(),

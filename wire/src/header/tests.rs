@@ -90,6 +90,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (4, "BrickStatus"),
         (5, "ImageStatus"),
         (6, "Stamp"),
+        (7, "HealHistory"),
         (16, "RegisterRead"),
         (17, "RegisterPrepare"),
         (18, "RegisterAccept"),
