@@ -4,6 +4,7 @@
 //! epoch records are registers in every group that holds shards of the image. Everything here is control
 //! path: a connection per call, no state kept between calls.
 
+mod agent;
 mod create;
 mod declare;
 mod heal;
@@ -19,6 +20,7 @@ use std::rc::Rc;
 use brick_wire::handshake::PeerKind;
 use brick_wire::{CoreIndex, SessionId};
 
+pub use self::agent::{AgentEvent, AgentOptions, HEALS_MAX};
 pub use self::create::BrickSpec;
 pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
