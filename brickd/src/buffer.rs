@@ -49,7 +49,7 @@ impl Pool {
         // SAFETY: the allocator only hands out blocks below the region's count, so the slot's start lies
         // inside the mapping.
         let memory = unsafe { self.region.memory.add(block << BLOCK_SHIFT) };
-        Some(Buffer { memory, bytes, region: self.region.clone() })
+        Some(Buffer { slot: memory, order: order_of(bytes), memory, bytes, region: self.region.clone() })
     }
 
     /// Where the pool's memory is, for registration with a ring: start and length in bytes. Valid as long
@@ -66,9 +66,24 @@ impl Pool {
 
 /// Memory from a [`Pool`], given back when dropped.
 pub struct Buffer {
+    /// Where the slot begins, and its size: 2^order blocks.
+    slot: NonNull<u8>,
+    order: usize,
+    /// What is to be seen of it.
     memory: NonNull<u8>,
     bytes: usize,
     region: Rc<Region>,
+}
+
+impl Buffer {
+    /// Shows another part of the slot (whole blocks, at least one; offset from the slot's start), content unchanged.
+    pub fn select(&mut self, offset_bytes: usize, bytes: usize) {
+        assert!(offset_bytes.is_multiple_of(BLOCK_SIZE) && bytes.is_multiple_of(BLOCK_SIZE) && bytes > 0);
+        assert!(offset_bytes + bytes <= BLOCK_SIZE << self.order, "a part lies in its slot");
+        // SAFETY: the offset is below the size of the slot, which lies inside the mapping.
+        self.memory = unsafe { self.slot.add(offset_bytes) };
+        self.bytes = bytes;
+    }
 }
 
 impl Deref for Buffer {
@@ -90,8 +105,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let offset = self.memory.as_ptr() as usize - self.region.memory.as_ptr() as usize;
-        self.region.slots.borrow_mut().release(offset >> BLOCK_SHIFT, order_of(self.bytes));
+        let offset = self.slot.as_ptr() as usize - self.region.memory.as_ptr() as usize;
+        self.region.slots.borrow_mut().release(offset >> BLOCK_SHIFT, self.order);
     }
 }
 
@@ -173,6 +188,17 @@ mod tests {
             assert_eq!(buffer.len(), blocks * BLOCK_SIZE);
             assert!((buffer.as_ptr() as usize).is_multiple_of(BLOCK_SIZE));
         }
+        assert_eq!(pool.free_bytes(), 4 << 20);
+    }
+
+    #[test]
+    fn a_part_of_a_slot_gives_all_of_it_back() {
+        let pool = Pool::new(4 << 20);
+        let mut buffer = pool.allocate(3 * BLOCK_SIZE).unwrap();
+        buffer[2 * BLOCK_SIZE..].fill(7);
+        buffer.select(2 * BLOCK_SIZE, BLOCK_SIZE);
+        assert_eq!(*buffer, [7; BLOCK_SIZE]);
+        drop(buffer);
         assert_eq!(pool.free_bytes(), 4 << 20);
     }
 

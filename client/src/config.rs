@@ -101,6 +101,9 @@ pub enum Meaning {
     /// One brick twice.
     #[error("brick {0} is listed twice")]
     Duplicate(String),
+    /// A brick under two addresses.
+    #[error("the brick at {0} is listed under another address, too; each brick counts once")]
+    SameBrick(String),
     /// No address.
     #[error("brick address {0:?} is not HOST:PORT")]
     Address(String),
@@ -229,6 +232,7 @@ impl VolumeConfig {
             return Err(Meaning::Groups(self.groups.len()));
         }
         let mut seen = Vec::new();
+        let mut uuids: Vec<BrickUuid> = Vec::new();
         for (index, group) in self.groups.iter().enumerate() {
             let data = group.bricks.iter().filter(|brick| brick.role == Role::Data).count();
             let arbiters = group.bricks.len() - data;
@@ -248,6 +252,11 @@ impl VolumeConfig {
                     return Err(Meaning::Duplicate(brick.address.clone()));
                 }
                 seen.push(&brick.address);
+                // Two names of one brick: it would vote twice, and hold every copy.
+                if !brick.brick.is_nil() && uuids.contains(&brick.brick) {
+                    return Err(Meaning::SameBrick(brick.address.clone()));
+                }
+                uuids.push(brick.brick);
             }
         }
         Ok(())
@@ -368,6 +377,11 @@ mod tests {
         let mut twice = group(&[Role::Data, Role::Data]);
         twice.bricks[1].address = twice.bricks[0].address.clone();
         assert!(matches!(check(twice), Err(Meaning::Duplicate(_))));
+        let mut one = group(&[Role::Data, Role::Data]);
+        for (index, brick) in one.bricks.iter_mut().enumerate() {
+            (brick.brick, brick.address) = (BrickUuid::from_bytes([7; 16]), format!("name{index}:7070"));
+        }
+        assert!(matches!(check(one), Err(Meaning::SameBrick(_))));
         let mut portless = group(&[Role::Data, Role::Data]);
         portless.bricks[1].address = "somewhere".to_owned();
         assert!(matches!(check(portless), Err(Meaning::Address(_))));

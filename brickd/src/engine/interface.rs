@@ -316,7 +316,9 @@ pub enum DiskRequest {
         /// The image.
         image: ImageUuid,
     },
-    /// Append these register states to the register log; durable when done. One at a time.
+    /// Append these register states to the register log; durable when done. One at a time. With
+    /// [`DiskError::NoSpace`] none of them is in the log; after another error any of them may be, and no more can be
+    /// appended.
     AppendRegisters {
         /// New states, the latest of each key last.
         entries: Vec<RegisterEntry>,

@@ -259,7 +259,7 @@ impl Engine {
             Purpose::Task(token) => self.task_done(token, result),
             Purpose::Sync(target) => self.sync_done(target, result.map(drop)),
             Purpose::Remove(image, lane) => self.lane_removed(image, lane, result.is_ok()),
-            Purpose::Append => self.append_done(result.is_ok()),
+            Purpose::Append => self.append_done(result.map(drop)),
             Purpose::Identity => self.identity_written(result.is_ok()),
             Purpose::Space(token) => self.space_known(token, result),
             Purpose::Activity(_) if self.is_saving() => self.lane_stopped(result.is_ok()),

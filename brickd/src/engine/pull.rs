@@ -31,9 +31,8 @@ const RUNS_MAX: usize = 64;
 const RUN_BLOCKS_MAX: usize = 1024;
 /// How often blocks that don't match their CRCs are fetched again.
 const RETRIES_MAX: u8 = 3;
-/// What heal takes from a core's pool at most, as target and as source: a run holds its blocks and a copy
-/// of what it writes, a source read its blocks and a copy of what it sends. Add it to the clients' credits.
-pub const PULL_POOL_BYTES: usize = 2 * (RUN_BLOCKS_MAX + SOURCE_BLOCKS_MAX) * BLOCK_SIZE;
+/// What heal takes from a core's pool at most, as target and as source. Add it to the clients' credits.
+pub const PULL_POOL_BYTES: usize = (RUN_BLOCKS_MAX + SOURCE_BLOCKS_MAX) * BLOCK_SIZE;
 
 const _: () = assert!(RUN_BLOCKS_MAX >= DATA_BLOCKS_MAX as usize, "the largest run fits");
 
@@ -56,8 +55,9 @@ enum Step {
     Link,
     /// Waits for the source's answer.
     Called,
-    /// Writes the pieces that differ, one after the other; each with its first block's place in `data`.
-    Write { data: Option<Buffer>, piece: Option<Buffer>, pieces: VecDeque<(BlockRange, usize)> },
+    /// Writes the pieces that differ, one after the other; each with its first block's place in `data`, which is
+    /// `None` while it is at the disk's.
+    Write { data: Option<Buffer>, pieces: VecDeque<(BlockRange, usize)> },
 }
 
 /// One run of a pull.
@@ -280,7 +280,7 @@ impl Engine {
             let any_new = self.dirty.insert_pulled(target.key, *blocks);
             self.bits_set(target.key, any_new);
         }
-        self.pull_run(token).step = Step::Write { data: frame.data, piece: None, pieces };
+        self.pull_run(token).step = Step::Write { data: frame.data, pieces };
         self.ready.push_back(token);
         Ok(())
     }
@@ -296,26 +296,12 @@ impl Engine {
         if !self.task_activity(token) {
             return;
         }
-        let Step::Write { data, piece, .. } = &mut self.pull_run(token).step else {
-            unreachable!("dispatched by step")
-        };
-        let whole = data.as_ref().is_some_and(|data| data.len() == blocks.bytes());
-        if piece.is_none() && whole {
-            *piece = data.take();
-        } else if piece.is_none() {
-            let Some(mut copy) = self.task_buffer(token, usize::from(blocks.count)) else { return };
-            let Step::Write { data, piece, .. } = &mut self.pull_run(token).step else {
-                unreachable!("dispatched by step")
-            };
-            let data = data.as_ref().expect("pieces are cut from data");
-            copy.copy_from_slice(&data[place * BLOCK_SIZE..][..blocks.bytes()]);
-            *piece = Some(copy);
-        }
         let Some(slot) = self.task_file(token) else { return };
-        let Step::Write { piece, .. } = &mut self.pull_run(token).step else {
+        let Step::Write { data, .. } = &mut self.pull_run(token).step else {
             unreachable!("dispatched by step")
         };
-        let buffer = piece.take().expect("cut above");
+        let mut buffer = data.take().expect("pieces are parts of data");
+        buffer.select(place * BLOCK_SIZE, blocks.bytes());
         let offset_bytes = blocks.offset_bytes();
         self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
     }
@@ -333,7 +319,8 @@ impl Engine {
                 return self.fail_task(token, status);
             }
         };
-        if let Step::Write { pieces, .. } = &mut self.pull_run(token).step {
+        if let Step::Write { data, pieces } = &mut self.pull_run(token).step {
+            *data = Some(buffer);
             let (blocks, _) = pieces.pop_front().expect("a piece was written");
             self.blocks_written(key, blocks);
         } else {

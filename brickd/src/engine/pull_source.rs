@@ -124,20 +124,21 @@ impl Engine {
             unreachable!("the caller compared")
         };
         let sent = differing.count();
-        let data = if sent == 0 {
-            None
-        } else if sent == count && blocks.is_some() {
-            blocks.take()
-        } else {
-            let Some(mut compact) = self.task_buffer(token, sent) else { return };
-            let Step::Send { blocks, differing } = &self.source_read(token).step else {
-                unreachable!("the caller compared")
-            };
-            match blocks {
-                Some(blocks) => move_together(blocks, differing, &mut compact),
-                None => compact.fill(0),
+        let data = match blocks {
+            _ if sent == 0 => None,
+            Some(read) => {
+                // In place: a read that waits for a second buffer could wait for others that do the same.
+                if sent < count {
+                    move_together(read, differing);
+                    read.select(0, sent * BLOCK_SIZE);
+                }
+                blocks.take()
             }
-            Some(compact)
+            None => {
+                let Some(mut zeroes) = self.task_buffer(token, sent) else { return };
+                zeroes.fill(0);
+                Some(zeroes)
+            }
         };
         let Step::Send { differing, .. } = &mut self.source_read(token).step else {
             unreachable!("the caller compared")
@@ -175,12 +176,12 @@ impl Engine {
     }
 }
 
-fn move_together(blocks: &[u8], picked: &BlockSet, out: &mut [u8]) {
+/// Moves the picked blocks to the front, in order.
+fn move_together(blocks: &mut [u8], picked: &BlockSet) {
     let mut end = 0;
     for run in picked.runs(DATA_BLOCKS_MAX) {
         let start = usize::from(run.first) * BLOCK_SIZE;
-        out[end..][..run.bytes()].copy_from_slice(&blocks[start..][..run.bytes()]);
+        blocks.copy_within(start..start + run.bytes(), end);
         end += run.bytes();
     }
-    assert_eq!(end, out.len());
 }

@@ -22,7 +22,7 @@ use brick_wire::{Epoch, Flags, Header, ImageUuid, Status};
 
 use super::broadcast::Waiting;
 use super::requests::{Outcome, Reply};
-use super::{ConnectionId, CoreMessage, DiskRequest, Engine, Purpose, Token};
+use super::{ConnectionId, CoreMessage, DiskError, DiskRequest, Engine, Purpose, Token};
 
 /// Registers of one brick, tombstones included: names, images and epochs of some hundred thousand images.
 const REGISTERS_MAX: usize = 1 << 20;
@@ -320,13 +320,22 @@ impl Engine {
         self.disk(Purpose::Append, DiskRequest::AppendRegisters { entries });
     }
 
-    pub(super) fn append_done(&mut self, good: bool) {
+    pub(super) fn append_done(&mut self, result: Result<(), DiskError>) {
         let keys = std::mem::take(&mut self.registers.appending);
         assert!(!keys.is_empty(), "one append ran");
-        if !good {
-            self.registers.vote_lost = true;
-            self.abandon_changes(Status::Io);
-            return;
+        match result {
+            Ok(()) => {}
+            Err(DiskError::NoSpace) => {
+                // None of it is in the log, and when there is space again the next batch may be.
+                keys.iter().for_each(|key| self.finish_change(key, Status::NoSpace));
+                self.start_append();
+                return;
+            }
+            Err(_) => {
+                self.registers.vote_lost = true;
+                self.abandon_changes(Status::Io);
+                return;
+            }
         }
         for key in keys {
             let running = self.running_change(&key);

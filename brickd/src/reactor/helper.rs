@@ -1,7 +1,7 @@
 //! Threads for what would block a core: the register log, the activity log, directories, and names.
 //!
-//! Four of them, shared by all cores: promises and first writes to a shard must not wait behind the deletion
-//! of a large image, and neither behind a name server. Each does its chores in order. The queues hold at most
+//! Five of them, shared by all cores: promises, first writes to a shard and flushes must not wait behind the
+//! deletion of a large image, and none of these behind a name server. Each does its chores in order. The queues hold at most
 //! what the cores' disk limits and dials allow, so they need no bound of their own.
 
 use std::net::ToSocketAddrs;
@@ -78,6 +78,7 @@ pub struct Helpers {
     identity: Sender<Chore>,
     activity: Sender<Chore>,
     files: Sender<Chore>,
+    removals: Sender<Chore>,
     names: Sender<Chore>,
 }
 
@@ -100,6 +101,7 @@ impl Helpers {
             identity: start("registers", Logs { registers: Some(registers), ..Logs::default() })?,
             activity: start("activity", Logs { activity, ..Logs::default() })?,
             files: start("files", Logs::default())?,
+            removals: start("removals", Logs::default())?,
             names: start("names", Logs::default())?,
         };
         Ok((helpers, threads))
@@ -111,7 +113,8 @@ impl Helpers {
             HelperRequest::AppendRegisters(_) | HelperRequest::WriteIdentity(..) => &self.identity,
             // Shards may have to wait for these maps before they leave the log.
             HelperRequest::WriteActivity(..) | HelperRequest::SaveDirty(..) => &self.activity,
-            HelperRequest::SyncDirectory(..) | HelperRequest::RemoveImage(..) => &self.files,
+            HelperRequest::SyncDirectory(..) => &self.files,
+            HelperRequest::RemoveImage(..) => &self.removals,
         };
         helper.send(Chore::Disk { core, operation, request }).expect("helpers outlive the cores");
     }

@@ -76,6 +76,14 @@ pub enum StoreError {
         /// Where.
         offset: u64,
     },
+    /// A write to the register log failed, and what is at its end isn't known.
+    #[error("can't write {}: {source}; it takes no more records, so replace a bad disk and restart the brick", path.display())]
+    RegisterLogEnd {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An earlier write to the register log failed in a way that leaves its end unknown.
     #[error("{} takes no more records: an earlier write or fsync failed; restart the brick", path.display())]
     RegisterLogFailed {

@@ -19,6 +19,7 @@ use brick_wire::BrickUuid;
 use brick_wire::checksum::crc32c;
 use brick_wire::cursor::{Body, Reader};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
+use nix::fcntl::{FallocateFlags, fallocate};
 use tracing::{info, warn};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -36,6 +37,8 @@ pub const LOG_VERSION: u32 = 1;
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// A log that is longer than this and than twice its live content is rewritten at start.
 pub const COMPACT_BYTES: usize = 1 << 20;
+/// Space allocated ahead of the records: hundreds of changes.
+const RESERVE_BYTES: u64 = 128 << 10;
 
 /// First 32 bytes of the file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -77,6 +80,8 @@ pub struct RegisterLog {
     end: u64,
     /// Of the next record.
     sequence: u64,
+    /// Up to where space was allocated, or that was tried in vain.
+    reserved_end: u64,
     /// What is at or behind `end` is unknown.
     failed: bool,
 }
@@ -125,11 +130,13 @@ impl RegisterLog {
             file.set_len(end as u64).map_err(StoreError::io("truncate", &path))?;
             file.sync_all().map_err(StoreError::io("sync", &path))?;
         }
-        Ok((RegisterLog { file, path, end: end as u64, sequence, failed: false }, entries))
+        let mut log = RegisterLog { file, path, end: end as u64, sequence, reserved_end: 0, failed: false };
+        log.reserve();
+        Ok((log, entries))
     }
 
-    /// Appends a batch; durable when done. After an error the batch is not in the log, or the log takes no
-    /// more until the next start.
+    /// Appends a batch; durable when done. After [`StoreError::Io`] the batch is not in the log; after
+    /// [`StoreError::RegisterLogEnd`] it may be, and the log takes no more until the next start.
     pub fn append(&mut self, entries: &[RegisterEntry]) -> Result<(), StoreError> {
         if self.failed {
             return Err(StoreError::RegisterLogFailed { path: self.path.clone() });
@@ -141,17 +148,32 @@ impl RegisterLog {
         }
         let record = encode_record(&body, self.sequence);
         if let Err(source) = self.file.write_all_at(&record, self.end) {
-            let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
-            self.failed = cut.is_err();
-            return Err(StoreError::io("write", &self.path)(source));
+            self.reserved_end = self.end;
+            if self.file.set_len(self.end).and_then(|()| self.file.sync_data()).is_ok() {
+                return Err(StoreError::io("write", &self.path)(source));
+            }
+            self.failed = true;
+            return Err(StoreError::RegisterLogEnd { path: self.path.clone(), source });
         }
         if let Err(source) = self.file.sync_data() {
             self.failed = true;
-            return Err(StoreError::io("sync", &self.path)(source));
+            return Err(StoreError::RegisterLogEnd { path: self.path.clone(), source });
         }
         self.end += record.len() as u64;
         self.sequence += 1;
+        self.reserve();
         Ok(())
+    }
+
+    /// Allocates ahead of the records, so that there is room for those that free space on a full disk. Where that
+    /// isn't possible appends may fail sooner, and lose nothing.
+    fn reserve(&mut self) {
+        if self.end + RESERVE_BYTES / 2 > self.reserved_end {
+            let (start, length) = (self.end as i64, RESERVE_BYTES as i64);
+            // Not tried again for the next record on a file system that can't.
+            self.reserved_end = self.end + RESERVE_BYTES;
+            let _best_effort = fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length);
+        }
     }
 }
 

@@ -44,6 +44,12 @@ pub enum Error {
     /// The file to write.
     #[error(transparent)]
     Sink(#[from] brickctl::sink::SinkError),
+    /// A signal, before anything was served.
+    #[error("image {name:?} was not served: a signal came while it was being opened")]
+    Interrupted {
+        /// Which.
+        name: String,
+    },
     /// Nobody said yes.
     #[error("nothing was changed: this needs a yes; answer with the image's name, or give --yes")]
     NotConfirmed,

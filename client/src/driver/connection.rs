@@ -19,10 +19,10 @@ use monoio::buf::IoBufMut;
 use monoio::io::{
     AsyncWriteRent, CancelHandle, CancelableAsyncReadRent, CancelableAsyncWriteRent, Splitable,
 };
-use monoio::net::TcpStream;
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
 use super::outbox::Outbox;
+use super::resolve;
 
 /// How long connecting and the welcome may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -192,7 +192,7 @@ fn drain_frames(
 
 async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectError> {
     let owned = || address.to_owned();
-    let stream = TcpStream::connect(address)
+    let stream = resolve::connect(address)
         .await
         .map_err(|source| ConnectError::Connect { address: owned(), source })?;
     // Without this, Nagle and delayed acknowledgements turn a request into 40 ms.

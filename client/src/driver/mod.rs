@@ -12,4 +12,5 @@ pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod link;
 pub(crate) mod outbox;
+mod resolve;
 pub(crate) mod session;

@@ -182,13 +182,26 @@ impl Group {
 
     /// Tells a brick that it is blank: it won't vote again before it has learned its registers.
     pub(super) fn declare_blank(&mut self, brick: BrickIndex) {
-        // Its copy is older than what this session saw of it.
-        self.continuous.remove(brick);
         let header = Header::request(Opcode::BlankDeclare, RequestId(0));
         self.send(brick, CoreIndex(0), header, Purpose::DeclareBlank);
         if let Some(link) = &mut self.brick_mut(brick).link {
             link.blank = true;
         }
+        self.expel_blank(brick);
+    }
+
+    /// An older copy of itself: its own map says what this session doesn't know, and it is no good copy any more.
+    /// Once its registers are restored nothing tells that, so it leaves S before (rule R2).
+    pub(super) fn expel_blank(&mut self, brick: BrickIndex) {
+        self.continuous.remove(brick);
+        if self.in_sync().contains(brick) && self.in_sync().count() > 1 {
+            self.dropping.insert(brick);
+        }
+    }
+
+    /// Bricks that said, or were told, that they are blank.
+    pub(super) fn blank(&self) -> BrickSet {
+        self.bricks_where(|brick| brick.link.is_some_and(|link| link.blank))
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Group {
     pub(super) recovered: BrickSet,
     /// Since when requests wait for bricks that aren't there.
     pub(super) stalled_since: Option<Timestamp>,
+    /// No brick is found silent before this.
+    pub(super) patient_until: Timestamp,
     /// After a forced takeover: when the lease of bricks that could not be fenced is over (rule I8).
     pub(super) serve_not_before: Timestamp,
     pub(super) opened_at: Timestamp,
@@ -134,6 +136,7 @@ impl Group {
             heal_attempts: 0,
             recovered: BrickSet::EMPTY,
             stalled_since: None,
+            patient_until: Timestamp::ZERO,
             serve_not_before: Timestamp::ZERO,
             opened_at: now,
             recovered_from: Vec::new(),
@@ -176,8 +179,7 @@ impl Group {
         state.link = Some(info);
         state.attempted = true;
         if info.blank {
-            // An older copy of itself: its own map says what this session doesn't know.
-            self.continuous.remove(brick);
+            self.expel_blank(brick);
         }
         let state = self.brick_mut(brick);
         let restarted = state.seen.is_some_and(|seen| seen != info.incarnation);

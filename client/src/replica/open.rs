@@ -122,7 +122,8 @@ impl Group {
     /// Bricks went away after the vote: an open ends, it doesn't wait for ever.
     fn give_up_opening(&mut self) {
         let linked = self.linked();
-        let good = self.record.as_ref().is_none_or(|record| !record.in_sync.intersection(linked).is_empty());
+        let trusted = linked.intersection(self.trusted());
+        let good = self.record.as_ref().is_none_or(|record| !record.in_sync.intersection(trusted).is_empty());
         if self.config.is_quorum(linked) && good {
             self.stalled_since = None;
             return;
@@ -151,7 +152,9 @@ impl Group {
             return Ok(record);
         }
         if base.kind == RecordKind::Closed {
-            // Nothing is to be done, and who isn't there stays in S until the first write.
+            // Nothing is to be done, and who isn't there stays in S until the first write. But not an older copy.
+            let others = record.in_sync.difference(self.blank());
+            record.in_sync = if others.is_empty() { record.in_sync } else { others };
             return Ok(record);
         }
         let reachable = base.in_sync.intersection(promised);
@@ -172,8 +175,10 @@ impl Group {
         if let OpenPurpose::DeclareGood(brick) = self.config.purpose {
             return BrickSet::only(brick).intersection(bricks).intersection(self.config.data_bricks());
         }
-        let reachable = base.in_sync.intersection(bricks);
-        if base.kind == RecordKind::Closed || reachable == base.in_sync {
+        // An older copy of itself hasn't kept them either.
+        let candidates = base.in_sync.difference(self.blank());
+        let reachable = candidates.intersection(bricks);
+        if base.kind == RecordKind::Closed || reachable == candidates {
             return reachable;
         }
         let same_boot = |brick: &BrickIndex| {

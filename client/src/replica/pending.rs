@@ -91,9 +91,12 @@ impl PendingTable {
         pending.into_values().map(|pending| pending.purpose).collect()
     }
 
-    /// When the oldest request to `brick` was sent.
+    /// When the oldest request to `brick` was sent whose answer is a matter of moments: the removal of a large
+    /// image isn't.
     pub(super) fn oldest(&self, brick: BrickIndex) -> Option<Timestamp> {
-        self.bricks[usize::from(brick.0)].values().next().map(|pending| pending.sent_at)
+        let mut pending = self.bricks[usize::from(brick.0)].values();
+        let prompt = pending.find(|pending| !matches!(pending.purpose, Purpose::Remove(_)));
+        prompt.map(|pending| pending.sent_at)
     }
 
     /// Whether a request to `brick` fits.

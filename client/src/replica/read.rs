@@ -49,13 +49,13 @@ impl Group {
         // count, and only a brick that was fenced can tell that somebody else wrote there meanwhile.
         let failed = read.failed;
         let in_sync = self.record.as_ref().expect("serving").in_sync;
-        let mut candidates = in_sync.intersection(self.ready()).difference(failed).difference(self.dropping);
-        if self.suspect.get(&shard).is_some_and(|suspect| suspect.intersects(blocks)) {
-            // The copies may differ here: everybody reads the same one (rule I9).
-            candidates = candidates.intersection(in_sync.first().map(BrickSet::only).unwrap_or_default());
-        }
+        let is_suspect = self.suspect.get(&shard).is_some_and(|suspect| suspect.intersects(blocks));
+        // Where the copies may differ everybody reads the same one (rule I9).
+        let readable =
+            if is_suspect { in_sync.first().map(BrickSet::only).unwrap_or_default() } else { in_sync };
+        let candidates = readable.intersection(self.ready()).difference(failed).difference(self.dropping);
         let Some(brick) = self.least_loaded(candidates) else {
-            if !failed.is_empty() && in_sync.intersection(self.linked()).is_subset_of(failed) {
+            if !failed.is_empty() && readable.intersection(self.linked()).is_subset_of(failed) {
                 self.finish(key, Err(GroupError::Io));
             }
             return;

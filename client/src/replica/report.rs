@@ -21,6 +21,9 @@ use super::pending::Purpose;
 /// epoch that lets I/O go on without it.
 const SILENCE_PERCENT: u32 = 85;
 
+/// A timer that is handled later than this says more about us than about a brick.
+const LATE: Duration = Duration::from_millis(250);
+
 /// What happened since opening.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -54,12 +57,21 @@ impl Group {
     pub(super) fn progress_timers(&mut self) {
         for index in 0..self.bricks.len() {
             let brick = BrickIndex(index as u8);
-            let oldest = self.pending.oldest(brick);
-            if oldest.is_some_and(|at| self.now >= at + self.silence_max()) {
+            let due = self.pending.oldest(brick).map(|at| at + self.silence_max());
+            if due.is_some_and(|due| self.is_silent_since(due)) {
                 self.reset_link(brick, "it did not answer in time");
             }
         }
         self.renew_if_due();
+    }
+
+    /// Whether a brick that had to answer by `due` has failed. If we come late ourselves (this process was stopped,
+    /// or starved), the answer may lie in a socket of ours: there is a moment to read it first.
+    fn is_silent_since(&mut self, due: Timestamp) -> bool {
+        if self.now >= due + LATE && self.patient_until < due {
+            self.patient_until = self.now + LATE;
+        }
+        self.now >= due && self.now >= self.patient_until
     }
 
     /// A brick that leaves a request unanswered for this long has failed.
@@ -77,7 +89,7 @@ impl Group {
         };
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));
-            consider(oldest.map(|at| at + self.silence_max()));
+            consider(oldest.map(|at| (at + self.silence_max()).max(self.patient_until)));
         }
         match self.phase {
             Phase::Ended(_) => return None,

@@ -265,7 +265,7 @@ impl Group {
     /// Each copy of S refused something, if not the same thing: none is better than the others, so none leaves S
     /// (rule I9). What was refused fails to its user; what else waits goes on.
     pub(super) fn refuse_everywhere(&mut self) {
-        self.dropping = BrickSet::EMPTY;
+        self.dropping = self.dropping.intersection(self.blank());
         let in_sync = self.in_sync();
         let mut refused = Vec::new();
         for (key, operation) in &self.operations {

@@ -41,11 +41,10 @@ impl Volume {
             true => existing_config(path, groups)?,
             false => {
                 let uuid = VolumeUuid(uuid::Uuid::new_v4());
-                let planned = VolumeConfig::new(uuid, planned_groups(groups));
-                planned
-                    .check()
-                    .map_err(|reason| ConfigError::Meaning { path: path.to_path_buf(), reason })?;
+                let meaning = |reason| ConfigError::Meaning { path: path.to_path_buf(), reason };
+                VolumeConfig::new(uuid, planned_groups(groups)).check().map_err(meaning)?;
                 let config = VolumeConfig::new(uuid, inspect_bricks(groups, &caller).await?);
+                config.check().map_err(meaning)?;
                 config.save(path)?;
                 config
             }

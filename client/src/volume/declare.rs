@@ -28,6 +28,9 @@ pub struct DeclarePrice {
     /// Blocks that were written while the brick missed them, as far as a brick that answers knows; `None` if
     /// nobody who answers has kept count.
     pub missed_blocks: Option<u64>,
+    /// Images whose only good copy is on the same brick, if that was restored from an older copy of itself: those
+    /// older copies will count, too.
+    pub older_copies: Vec<String>,
 }
 
 impl Volume {
@@ -65,6 +68,7 @@ impl Volume {
             is_in_sync,
             closed: record.kind == RecordKind::Closed,
             missed_blocks: if is_in_sync { Some(0) } else { missed_blocks },
+            older_copies: self.only_good_on(group, brick).await?,
         })
     }
 
@@ -73,6 +77,7 @@ impl Volume {
         let value = self.resolve(name).await?;
         let (group, brick) = self.find_brick(&value, address)?;
         let alone = ImageValue { groups: vec![group as u16], ..value.clone() };
+        self.restore_to_declare(group, brick).await?;
         let purpose = Purpose::DeclareGood(brick);
         for session in self.open_sessions(&alone, purpose, OpenOptions::default()).await? {
             let failed = |source| VolumeError::Image { name: value.name.clone(), source };

@@ -74,9 +74,9 @@ impl Volume {
         check_options(options)?;
         let home = self.reach_quorum(0).await?;
         let key = RegisterKey::Name(name.as_str().to_owned());
-        if let Some(value) = home.read(&key).await?
-            && !NameValue::from_bytes(&value)?.image.is_nil()
-        {
+        let taken = home.read(&key).await?.as_deref().map(NameValue::from_bytes).transpose()?;
+        let taken = taken.map_or(ImageUuid::NIL, |value| value.image);
+        if !taken.is_nil() && !self.is_removed(taken).await? {
             return Err(VolumeError::NameTaken(name.clone()));
         }
         let image = ImageUuid(uuid::Uuid::new_v4());
@@ -97,7 +97,9 @@ impl Volume {
         let claim = NameValue { operation, image };
         let claimed = home
             .change(&key, |current, _| match current.map(NameValue::from_bytes).transpose()? {
-                Some(taken) if !taken.image.is_nil() && taken.operation != operation => {
+                Some(other)
+                    if !other.image.is_nil() && other.image != taken && other.operation != operation =>
+                {
                     Err(VolumeError::NameTaken(name.clone()))
                 }
                 _ => Ok(claim.to_bytes()),
@@ -210,6 +212,12 @@ impl Volume {
         attributes_in(&self.reach_quorum(0).await?, image).await
     }
 
+    /// Whether nothing is left of an image but its name: a creation that gave up after the name was decided.
+    async fn is_removed(&self, image: ImageUuid) -> Result<bool, VolumeError> {
+        let value = self.attributes(image).await?;
+        Ok(value.is_none_or(|value| value.state == ImageState::Removed))
+    }
+
     /// Opens an image: in every group of its layout, in order, or not at all.
     pub async fn open_image(&self, name: &ImageName, options: OpenOptions) -> Result<Image, VolumeError> {
         let value = self.resolve(name).await?;
@@ -311,12 +319,20 @@ impl Volume {
     pub async fn remove_image(&self, name: &ImageName) -> Result<(), VolumeError> {
         let value = resolve_any(&self.reach_quorum(0).await?, name).await?;
         if value.state == ImageState::Removed {
-            return Err(VolumeError::UnknownImage(name.clone()));
+            return self.free_name(&value).await;
         }
         let sessions = self.open_sessions(&value, Purpose::Client, OpenOptions::default()).await?;
         let home = self.reach_quorum(0).await?;
         let removing = ImageValue { state: ImageState::Removing, ..value.clone() };
         home.change(&RegisterKey::Image(value.image), |_, _| Ok(removing.to_bytes())).await?;
+        // Whoever opens it from here on finds it being removed. Somebody may have taken it over before: then our
+        // lease is gone, and the image is theirs.
+        for session in &sessions {
+            if let Err(source) = session.request(Request::Flush).await {
+                home.change(&RegisterKey::Image(value.image), |_, _| Ok(value.to_bytes())).await?;
+                return Err(VolumeError::Image { name: value.name.clone(), source });
+            }
+        }
         self.remove_shards(&removing, sessions).await
     }
 

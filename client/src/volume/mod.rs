@@ -114,6 +114,28 @@ pub enum VolumeError {
     /// An arbiter has no data that could be good.
     #[error("{0} is an arbiter: it holds no data that could be declared good; name a data brick")]
     NoCopyThere(String),
+    /// A restored brick has the only good copy.
+    #[error(
+        "{address} was restored from an older copy, and the only good copy of image {name:?} is there: what was \
+         written since is gone; say that the older copy counts with `image declare-good {name} {address}`"
+    )]
+    OlderCopy {
+        /// Which brick.
+        address: String,
+        /// Which image.
+        name: String,
+    },
+    /// A restored brick still counts as good.
+    #[error(
+        "{address} was restored from an older copy, and image {name:?} still counts that as good; see with \
+         `heal status {name}` who has it open, and run `heal run` again"
+    )]
+    NotExpelled {
+        /// Which brick.
+        address: String,
+        /// Which image.
+        name: String,
+    },
     /// No brick of the image is there.
     #[error("{address} is no brick of image {name:?}; `heal status {name}` lists them")]
     UnknownBrick {

@@ -34,7 +34,7 @@ pub struct Visit {
 
 impl World {
     /// A brick is replaced by the copy of itself that was made before an earlier start, together with its
-    /// machine. What a copy forgets is only bearable where the rules can see it, so: never a brick of S
+    /// machine. What a copy forgets is only bearable where the rules can see it, so: never the only brick of S
     /// (its flushed blocks would be gone), never beside a second one, never where the others are no quorum
     /// without it, and only if each of them knows a later start of it than the copy will count.
     pub(super) fn restore_brick(&mut self) {
@@ -63,12 +63,12 @@ impl World {
     fn is_dispensable(&self, brick: BrickIndex) -> bool {
         let Some((_, starts)) = &self.bricks[usize::from(brick.0)].older else { return false };
         let others = self.all_bricks().without(brick);
-        let in_sync = self.records().iter().any(|(record, _)| record.in_sync.contains(brick));
+        let only_copy = self.records().iter().any(|(record, _)| record.in_sync == BrickSet::only(brick));
         let another = self.bricks.iter().any(Brick::needs_operator);
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
         // A data brick's join may be under way, and be decided after the brick has forgotten what it held.
         let joins = self.bricks[usize::from(brick.0)].role == Role::Data && !self.network.keys().is_empty();
-        known && !in_sync && !joins && !another && self.is_quorum(others)
+        known && !only_copy && !joins && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
@@ -104,6 +104,10 @@ impl World {
         if !state.disk.blank {
             // Nobody has looked at it yet; or the last answer to the operator was lost, and all is well.
             self.raise_starts(brick);
+            return;
+        }
+        if self.records().iter().any(|(record, _)| record.in_sync.contains(brick)) {
+            // The next session leaves it out; once it is restored, nobody could tell that its copy is older.
             return;
         }
         let Some(registers) = self.registers_without(brick) else { return };

@@ -279,3 +279,16 @@ fn lease_counts_as_renewed_after_a_restart() {
     let promised = brick.prepare(bob, epoch(3, BOB), Flags::NONE);
     assert_eq!(brick.status_of(promised), Some(Status::Ok));
 }
+
+#[test]
+fn full_disk_costs_a_promise_and_not_the_vote() {
+    let mut brick = Brick::single();
+    let alice = brick.connect(0, ALICE, 1);
+    brick.fail =
+        |request| matches!(request, DiskRequest::AppendRegisters { .. }).then_some(DiskError::NoSpace);
+    let full = brick.prepare(alice, epoch(1, ALICE), Flags::NONE);
+    assert_eq!(brick.status_of(full), Some(Status::NoSpace));
+    brick.fail = |_| None;
+    let promised = brick.prepare(alice, epoch(2, ALICE), Flags::NONE);
+    assert_eq!(brick.status_of(promised), Some(Status::Ok));
+}

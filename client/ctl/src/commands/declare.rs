@@ -49,6 +49,13 @@ fn warning(name: &ImageName, address: &str, price: &DeclarePrice) -> String {
              A file system on it needs a check."
         );
     }
+    if !price.older_copies.is_empty() {
+        text += &format!(
+            "\nThat brick was restored from an older copy of itself. What was written since is lost, and also in \
+             the images whose only good copy is there: {}.",
+            price.older_copies.join(", ")
+        );
+    }
     text
 }
 
@@ -69,7 +76,8 @@ mod tests {
     use super::*;
 
     fn price(is_in_sync: bool, closed: bool, missed_blocks: Option<u64>) -> DeclarePrice {
-        DeclarePrice { group: 0, in_sync: vec!["a:1".to_owned()], is_in_sync, closed, missed_blocks }
+        let in_sync = vec!["a:1".to_owned()];
+        DeclarePrice { group: 0, in_sync, is_in_sync, closed, missed_blocks, older_copies: Vec::new() }
     }
 
     #[test]
@@ -80,5 +88,7 @@ mod tests {
         assert!(text(price(true, false, Some(0))).contains("not flushed"));
         assert!(text(price(false, false, Some(3))).contains("up to 3 blocks (12.00 KiB)"));
         assert!(text(price(false, true, None)).contains("nobody who answers knows"));
+        let older = DeclarePrice { older_copies: vec!["vm2".to_owned()], ..price(true, true, Some(0)) };
+        assert!(text(older).contains("vm2"));
     }
 }

@@ -22,11 +22,16 @@ pub async fn serve(volume: &Volume, arguments: NbdArguments) -> Result<(), Error
         takeover: arguments.takeover,
         wait: Duration::from_secs(arguments.wait),
     };
-    let image = volume.open_image(&arguments.name, options).await?;
+    let mut stop_requested = Box::pin(signals::stop_requested());
+    let image = monoio::select! {
+        image = volume.open_image(&arguments.name, options) => image?,
+        // Nothing is promised to anybody yet; a lease that was granted in this moment runs out.
+        () = &mut stop_requested => return Err(Error::Interrupted { name }),
+    };
     let (ended, end_reason) = watch_end(&image);
     let stop = async {
         monoio::select! {
-            () = signals::stop_requested() => {}
+            () = stop_requested => {}
             _ = ended => {}
         }
     };
