@@ -30,6 +30,7 @@ pub use driver::connection::ConnectError;
 pub use image::{Extent, Image, ImageError};
 pub use name::{ImageName, NameError};
 pub use volume::{
-    BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice, GroupUsage, HealOutcome,
-    HealProgress, HealthState, ImageHealth, ImageInfo, OpenOptions, Volume, VolumeError, VolumeUsage,
+    AgentEvent, AgentOptions, BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice,
+    GroupUsage, HEALS_MAX, HealMemory, HealOutcome, HealProgress, HealthState, ImageHealth, ImageInfo,
+    OpenOptions, Volume, VolumeError, VolumeUsage,
 };

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use brick_client::replica::GroupError;
+use brick_client::replica::{GroupError, Purpose};
 use brick_tests::sim::network::ConnectionKey;
 use brick_tests::sim::scenario::{ARBITERED, Scenario, THREEFOLD, is_error};
+use brick_wire::record::RecordKind;
 use brick_wire::{BrickIndex, BrickSet};
 
 fn bricks(indexes: &[u8]) -> BrickSet {
@@ -523,5 +524,92 @@ fn heal_asks_again_for_a_write_that_was_refused() {
     scenario.until("both copies are good", |world| world.sessions[&id].group.report().in_sync.count() == 2);
     scenario.start(2);
     scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// heal agents: one of two takes the image, the other is kept out while the first renews, and takes over when the
+/// first has died.
+#[test]
+fn agents_share_an_image_by_its_lease() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.kill(1);
+    scenario.write(id, 0, 0);
+    scenario.world.close(id).unwrap();
+    let (first, opened) = scenario.try_heal(0);
+    assert_eq!(opened, Ok(()));
+    for _ in 0..3 {
+        scenario.pause(scenario.world.config.lease.as_millis() as u64);
+        let (other, opened) = scenario.try_heal(1);
+        let by_first =
+            |error: &GroupError| matches!(error, GroupError::Held { holder, .. } if *holder == first);
+        assert!(is_error(&opened, by_first), "{opened:?}");
+        scenario.world.drop_session(other, false);
+    }
+    scenario.world.drop_session(first, true);
+    scenario.pause(scenario.world.config.lease.as_millis() as u64);
+    let (other, opened) = scenario.try_heal(1);
+    assert_eq!(opened, Ok(()));
+    scenario.start(1);
+    scenario.until_healthy(other);
+    scenario.end(other);
+}
+
+/// heal agents: a client opens an image while an agent heals it. It is served at its first attempt, without a
+/// takeover and as soon as if nobody had held the image; the agent is fenced and changes nothing any more.
+#[test]
+fn an_agent_gives_way_to_a_client() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    for block in 0..64 {
+        scenario.write(id, 0, block);
+    }
+    scenario.kill(1);
+    for block in 0..64 {
+        scenario.write(id, 0, block);
+    }
+    scenario.world.close(id).unwrap();
+    let before = scenario.world.now();
+    let (alone, opened) = scenario.try_open(0, false);
+    assert_eq!(opened, Ok(()));
+    let usual = scenario.world.now().since(before);
+    scenario.world.close(alone).unwrap();
+
+    scenario.start(1);
+    let (agent, opened) = scenario.try_heal(1);
+    assert_eq!(opened, Ok(()));
+    scenario.until("the heal has begun", |world| world.sessions[&agent].group.report().blocks_to_heal > 0);
+    let before = scenario.world.now();
+    let (id, opened) = scenario.try_open(0, false);
+    assert_eq!(opened, Ok(()));
+    let waited = scenario.world.now().since(before);
+    assert!(waited <= usual + Duration::from_millis(5), "{waited:?}, and {usual:?} without an agent");
+    scenario.write(id, 0, 0);
+    scenario.until("the agent is fenced", |world| {
+        matches!(world.sessions[&agent].group.ended(), Some(GroupError::Fenced { .. }))
+    });
+    scenario.world.drop_session(agent, false);
+    scenario.until_healthy(id);
+    scenario.end(id);
+}
+
+/// heal agents: an agent dies while it recovers what a dead client left. The next client doesn't wait for its lease.
+#[test]
+fn an_agent_that_recovers_keeps_no_client_out() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.world.drop_session(id, true);
+    scenario.pause(2 * scenario.world.config.lease.as_millis() as u64);
+    let agent = scenario.world.open(1, false, Purpose::Heal);
+    scenario.until("the agent recovers", |world| {
+        let decided = |bricks: &BrickSet| bricks.count() >= 2;
+        let records = world.records();
+        records.iter().any(|(record, bricks)| record.kind == RecordKind::HealRecovering && decided(bricks))
+    });
+    scenario.world.drop_session(agent, true);
+    let (id, opened) = scenario.try_open(0, false);
+    assert_eq!(opened, Ok(()));
+    scenario.until_healthy(id);
     scenario.end(id);
 }

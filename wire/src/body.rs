@@ -6,10 +6,14 @@
 use crate::blocks::BlockSet;
 use crate::cursor::{Body, BodyError, Put, Reader};
 use crate::header::Header;
-use crate::ids::{BootUuid, BrickUuid, ImageUuid, Incarnation, Role, ShardIndex, StartCounter, VolumeUuid};
-use crate::limits::{
-    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, GROUPS_MAX, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
+use crate::ids::{
+    BootUuid, BrickUuid, Epoch, ImageUuid, Incarnation, Role, ShardIndex, StartCounter, VolumeUuid,
 };
+use crate::limits::{
+    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, GROUPS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX,
+    SHARD_SHIFT_MIN,
+};
+use crate::register::{put_epoch, read_epoch};
 
 /// `Attach`: the header's image handle stands for this image from now on, on this connection.
 ///
@@ -55,7 +59,8 @@ pub struct BrickStatus {
 /// Reply to `ImageStatus` (the request's aux is the image's 16 bytes): counters of one core, to be summed
 /// over a brick's cores. `EXACT` is set in the flags if the brick lost no dirty bit.
 ///
-/// `0 u64 dirty blocks; 8 u64 shards; 16 u64 blocks pulled; 24 u64 blocks compared; 32 u64 wire bytes pulled`
+/// `0 u64 dirty blocks; 8 u64 shards; 16 u64 blocks pulled; 24 u64 blocks compared; 32 u64 wire bytes pulled;`
+/// `40 u64 blocks compared by the heal that runs`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImageStatus {
     /// Blocks that may differ between bricks.
@@ -68,11 +73,46 @@ pub struct ImageStatus {
     pub compared_blocks: u64,
     /// Bytes those pulls moved over the network, both ways.
     pub pulled_wire_bytes: u64,
+    /// Of a copy that isn't in S: blocks compared on behalf of the present holder. Progress, as dirty bits are kept
+    /// until every copy is good.
+    pub heal_compared_blocks: u64,
     /// Blocks that couldn't be read, or weren't what was last written, each time one was met since this brick
     /// started.
     pub bad_blocks: u64,
     /// Such blocks that were written again from another copy.
     pub repaired_blocks: u64,
+}
+
+/// A heal of one of the brick's copies that ended with its return into S.
+///
+/// `0 16B image; 16 u64 epoch counter; 24 u64 epoch session; 32 u64 age, ms; 40 u64 duration, ms;`
+/// `48 u64 blocks compared; 56 u64 blocks written; 64 u64 wire bytes, both ways`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinishedHeal {
+    /// Of which image.
+    pub image: ImageUuid,
+    /// The record that put the brick into S: the same heal has the same one on every core.
+    pub epoch: Epoch,
+    /// How long ago that was, by the brick's clock.
+    pub age_ms: u64,
+    /// From the first pull until then.
+    pub duration_ms: u64,
+    /// Blocks whose hashes were compared.
+    pub compared_blocks: u64,
+    /// Blocks that differed and were written.
+    pub written_blocks: u64,
+    /// Bytes of all frames, both ways.
+    pub wire_bytes: u64,
+}
+
+/// Reply to `HealHistory`: what one core remembers of the last heals, the oldest first. In memory only; a core that
+/// pulled nothing for a heal doesn't list it.
+///
+/// `per heal: 72 bytes, see [FinishedHeal]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealHistory {
+    /// At most [`HEALS_REMEMBERED`].
+    pub heals: Vec<FinishedHeal>,
 }
 
 /// A page of `DirtyRead`: bitmaps of the shards with dirty bits, ascending. The request's header says at
@@ -241,6 +281,7 @@ impl Body for ImageStatus {
         out.put_u64(self.pulled_blocks);
         out.put_u64(self.compared_blocks);
         out.put_u64(self.pulled_wire_bytes);
+        out.put_u64(self.heal_compared_blocks);
         out.put_u64(self.bad_blocks);
         out.put_u64(self.repaired_blocks);
     }
@@ -252,9 +293,43 @@ impl Body for ImageStatus {
             pulled_blocks: reader.u64()?,
             compared_blocks: reader.u64()?,
             pulled_wire_bytes: reader.u64()?,
+            heal_compared_blocks: reader.u64()?,
             bad_blocks: reader.u64()?,
             repaired_blocks: reader.u64()?,
         })
+    }
+}
+
+impl Body for HealHistory {
+    fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.heals.len() <= HEALS_REMEMBERED);
+        for heal in &self.heals {
+            out.extend_from_slice(&heal.image.to_bytes());
+            put_epoch(out, heal.epoch);
+            let FinishedHeal { age_ms, duration_ms, compared_blocks, written_blocks, wire_bytes, .. } = *heal;
+            for figure in [age_ms, duration_ms, compared_blocks, written_blocks, wire_bytes] {
+                out.put_u64(figure);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<HealHistory, BodyError> {
+        let mut heals = Vec::new();
+        while !reader.is_empty() {
+            if heals.len() == HEALS_REMEMBERED {
+                return Err(BodyError::OutOfRange { field: "history.heals", value: heals.len() as u64 + 1 });
+            }
+            heals.push(FinishedHeal {
+                image: ImageUuid::from_bytes(reader.array()?),
+                epoch: read_epoch(reader)?,
+                age_ms: reader.u64()?,
+                duration_ms: reader.u64()?,
+                compared_blocks: reader.u64()?,
+                written_blocks: reader.u64()?,
+                wire_bytes: reader.u64()?,
+            });
+        }
+        Ok(HealHistory { heals })
     }
 }
 

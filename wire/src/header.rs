@@ -59,6 +59,8 @@ byte_enum! {
         ImageStatus = 5,
         /// Makes a freshly formatted brick a member of a volume. See [`crate::body::Stamp`].
         Stamp = 6,
+        /// The last heals of this brick's copies, on this core. See [`crate::body::HealHistory`].
+        HealHistory = 7,
 
         /// Reads a register's state on this brick. See [`crate::register`].
         RegisterRead = 16,
@@ -171,7 +173,9 @@ impl Flags {
     /// The dirty blocks of this map have to be written again, whatever they hold: a sync of them failed in an
     /// earlier life of the brick (replies to `DirtyRead`; rule I7).
     pub const REWRITE: Flags = Flags(1 << 6);
-    const KNOWN: u16 = (1 << 7) - 1;
+    /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`).
+    pub const HEAL: Flags = Flags(1 << 7);
+    const KNOWN: u16 = (1 << 8) - 1;
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Flags) -> bool {

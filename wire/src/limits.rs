@@ -25,6 +25,8 @@ pub const SHARD_SHIFT_DEFAULT: u8 = 22;
 /// Blocks in the largest shard.
 pub const SHARD_BLOCKS_MAX: usize = 1 << (SHARD_SHIFT_MAX as u32 - BLOCK_SHIFT);
 
+/// Finished heals that a core of a brick remembers.
+pub const HEALS_REMEMBERED: usize = 32;
 /// Longest image name, in bytes of UTF-8.
 pub const IMAGE_NAME_BYTES_MAX: usize = 255;
 /// Longest register value.

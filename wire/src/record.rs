@@ -19,12 +19,27 @@ pub const RECORD_VERSION: u8 = 1;
 pub enum RecordKind {
     /// A client reads and writes.
     Client,
-    /// A heal agent copies; an opening client may preempt it.
+    /// A heal agent copies; an opening client preempts it.
     Heal,
     /// A new holder converges what its predecessor left; whoever finds this starts over from it.
     Recovering,
     /// Nobody writes and the copies in S are equal.
     Closed,
+    /// As `Recovering`, by a heal agent: a client that opens preempts it as it preempts `Heal`. A kind of its own, or
+    /// an agent that recovers what a dead client left would keep the next client out.
+    HealRecovering,
+}
+
+impl RecordKind {
+    /// Whether copies in S may differ because a recovery has begun: it has to be done again.
+    pub fn is_recovering(self) -> bool {
+        matches!(self, RecordKind::Recovering | RecordKind::HealRecovering)
+    }
+
+    /// Whether the holder only heals, so that its lease keeps out nobody but others who only heal.
+    pub fn is_preemptible(self) -> bool {
+        matches!(self, RecordKind::Heal | RecordKind::HealRecovering)
+    }
 }
 
 /// A brick of the group, and the life of it that the holder last saw.
@@ -41,7 +56,7 @@ pub struct Member {
 ///
 /// ```text
 ///  0 u8  layout version (1)
-///  1 u8  kind (1 client, 2 heal, 3 recovering, 4 closed)
+///  1 u8  kind (1 client, 2 heal, 3 recovering, 4 closed, 5 recovering by a heal agent)
 ///  2 u8  number of members
 ///  3 u8  in-sync set: bit i is member i
 ///  4 u32 version of the group's membership
@@ -96,6 +111,7 @@ impl Body for EpochRecord {
             RecordKind::Heal => 2,
             RecordKind::Recovering => 3,
             RecordKind::Closed => 4,
+            RecordKind::HealRecovering => 5,
         });
         out.put_u8(self.members.len() as u8);
         out.put_u8(self.in_sync.0);
@@ -121,6 +137,7 @@ impl Body for EpochRecord {
             2 => RecordKind::Heal,
             3 => RecordKind::Recovering,
             4 => RecordKind::Closed,
+            5 => RecordKind::HealRecovering,
             other => {
                 return Err(BodyError::OutOfRange { field: "record.kind", value: u64::from(other) });
             }

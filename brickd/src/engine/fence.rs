@@ -111,11 +111,7 @@ impl Engine {
                 self.check_drains();
             }
             CoreMessage::Record { broadcast, image, record } => {
-                let fence = self.fences.images.entry(image).or_default();
-                if fence.record.as_ref().is_none_or(|before| before.epoch <= record.epoch) {
-                    fence.renewed = Some((record.holder, self.now));
-                    fence.record = Some(record);
-                }
+                self.note_record(image, record);
                 self.acknowledge(broadcast);
             }
             CoreMessage::DropSession { broadcast, session, below } => {
@@ -128,6 +124,19 @@ impl Engine {
             CoreMessage::Distrust => self.distrust_maps(),
             CoreMessage::Stamped { membership } => self.config.membership = Some(membership),
         }
+    }
+
+    fn note_record(&mut self, image: ImageUuid, record: EpochRecord) {
+        let brick = self.own_brick();
+        let fence = self.fences.images.entry(image).or_default();
+        if fence.record.as_ref().is_some_and(|before| before.epoch > record.epoch) {
+            return;
+        }
+        if record.is_in_sync(brick) {
+            self.joins.joined(image, record.epoch, self.pulls.report(image), self.now);
+        }
+        fence.renewed = Some((record.holder, self.now));
+        fence.record = Some(record);
     }
 
     fn raise_fence(&mut self, image: ImageUuid, epoch: Epoch) {

@@ -72,6 +72,7 @@ impl Engine {
                 let image = frame.aux.as_slice().try_into().map_err(|_| Status::Invalid)?;
                 Ok(Some(self.image_status(ImageUuid::from_bytes(image))))
             }
+            Opcode::HealHistory => Ok(Some(Reply::body(self.joins.history(self.now).to_bytes()))),
             Opcode::Write => self.write(id, frame),
             Opcode::DummyWrite => self.dummy_write(id, frame),
             Opcode::Read => self.read(id, header),

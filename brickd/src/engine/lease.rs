@@ -1,5 +1,6 @@
 //! The lease (rule I8), brick side, on core 0: while the recorded holder of an image renews, nobody else
-//! gets a promise, unless by force.
+//! gets a promise, unless by force. A holder that only heals keeps out those who only heal: heal agents share the
+//! images by it, and a client that opens one needn't wait for any of them.
 //!
 //! Time is this brick's own. A restart forgets when the holder renewed, so it counts as just renewed then.
 
@@ -15,9 +16,11 @@ use super::fence::Fences;
 struct Lease {
     holder: SessionId,
     renewed: Timestamp,
+    /// The holder only heals.
+    preemptible: bool,
 }
 
-/// The leases of all images that have a holder who isn't preemptible.
+/// The leases of all images that have a holder.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     images: BTreeMap<ImageUuid, Lease>,
@@ -42,14 +45,12 @@ impl Leases {
 
     /// A record was accepted; its holder has renewed by that.
     pub(super) fn record_accepted(&mut self, image: ImageUuid, record: &EpochRecord, now: Timestamp) {
-        match record.kind {
-            RecordKind::Client | RecordKind::Recovering => {
-                self.images.insert(image, Lease { holder: record.holder, renewed: now });
-            }
-            RecordKind::Heal | RecordKind::Closed => {
-                self.images.remove(&image);
-            }
+        if record.kind == RecordKind::Closed {
+            self.images.remove(&image);
+            return;
         }
+        let preemptible = record.kind.is_preemptible();
+        self.images.insert(image, Lease { holder: record.holder, renewed: now, preemptible });
     }
 
     /// The session said that it is alive.
@@ -65,15 +66,16 @@ impl Leases {
         lease.map_or(Duration::ZERO, |lease| duration.saturating_sub(now.since(lease.renewed)))
     }
 
-    /// Whether another session than `session` holds the image.
+    /// Whether another session than `session` holds the image, and keeps it out; `heals` if it only heals.
     pub(super) fn held_against(
         &self,
         image: ImageUuid,
-        session: SessionId,
+        (session, heals): (SessionId, bool),
         now: Timestamp,
         duration: Duration,
     ) -> bool {
-        let holder = self.images.get(&image).map(|lease| lease.holder);
-        holder.is_some_and(|holder| holder != session) && !self.left(image, now, duration).is_zero()
+        let Some(lease) = self.images.get(&image) else { return false };
+        let keeps_out = lease.holder != session && (heals || !lease.preemptible);
+        keeps_out && !self.left(image, now, duration).is_zero()
     }
 }

@@ -35,6 +35,7 @@ mod flush;
 mod frames;
 mod identity;
 mod interface;
+mod joins;
 mod lease;
 mod link;
 mod marks;
@@ -63,6 +64,7 @@ use fence::Fences;
 use files::Files;
 use flush::{SyncTarget, Syncs};
 use identity::Identity;
+use joins::Joins;
 use lease::Leases;
 use link::Links;
 use marks::Marks;
@@ -125,6 +127,7 @@ pub struct Engine {
     activity: ActivityLog,
     witness: Witness,
     pulls: Pulls,
+    joins: Joins,
     /// Blocks of source reads that hold buffers.
     source_blocks: usize,
     links: Links,
@@ -186,6 +189,7 @@ impl Engine {
             activity,
             witness,
             pulls: Pulls::default(),
+            joins: Joins::default(),
             source_blocks: 0,
             links: Links::default(),
             removals: Removals::default(),

@@ -17,7 +17,7 @@ use brick_wire::checksum::{block_crcs, block_hash};
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX, HEADER_SIZE};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, Role, Status};
+use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, Role, SessionId, Status};
 
 use super::pull_source::SOURCE_BLOCKS_MAX;
 use super::requests::{Outcome, Reply};
@@ -82,6 +82,17 @@ pub(super) struct Pulled {
     pub(super) wire_bytes: u64,
 }
 
+impl Pulled {
+    /// What came since `before`. An image that was removed in between counts from zero.
+    pub(super) fn since(self, before: Pulled) -> Pulled {
+        Pulled {
+            written_blocks: self.written_blocks.saturating_sub(before.written_blocks),
+            compared_blocks: self.compared_blocks.saturating_sub(before.compared_blocks),
+            wire_bytes: self.wire_bytes.saturating_sub(before.wire_bytes),
+        }
+    }
+}
+
 /// The pulls of a core.
 #[derive(Debug, Default)]
 pub(super) struct Pulls {
@@ -135,12 +146,21 @@ impl Engine {
         if pull.blocks.end() as u64 > shard_blocks || pull.source == self.own_brick() {
             return Err(Status::Invalid);
         }
+        self.note_heal(target.key.0, header.epoch.session);
         let token = self.open_issued(id, header, Some(target.key.0));
         let waiting = pull.blocks.runs(DATA_BLOCKS_MAX).collect();
         let (runs, report) = (BTreeSet::new(), PullReport::default());
         self.pulls.jobs.insert(token, Job { target, pull, waiting, runs, report, failed: None });
         self.finish_pull(token);
         Ok(None)
+    }
+
+    /// A pull for a copy that isn't in S is part of its heal.
+    fn note_heal(&mut self, image: ImageUuid, holder: SessionId) {
+        let brick = self.own_brick();
+        if self.fences.record(image).is_some_and(|record| !record.is_in_sync(brick)) {
+            self.joins.pull_began(image, holder, self.pulls.report(image), self.now);
+        }
     }
 
     /// Starts runs as far as the budget goes, oldest pull first.

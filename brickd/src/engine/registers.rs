@@ -220,7 +220,8 @@ impl Engine {
         }
         let mut fence = None;
         if let RegisterKey::Epoch(image) = *key {
-            let held = self.leases.held_against(image, ballot.session, self.now, self.config.lease);
+            let asker = (ballot.session, header.flags.contains(Flags::HEAL));
+            let held = self.leases.held_against(image, asker, self.now, self.config.lease);
             if held && !header.flags.contains(Flags::FORCE) {
                 return Decision::Answer(Status::LeaseHeld);
             }

@@ -100,6 +100,7 @@ impl Engine {
             self.activity.forget(image);
             self.syncs.forget(image);
             self.pulls.forget(image);
+            self.joins.forget(image);
         }
         self.answer(removal.token, if removal.failed { Status::Io } else { Status::Ok }.into());
     }

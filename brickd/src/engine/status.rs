@@ -48,6 +48,7 @@ impl Engine {
             pulled_blocks: pulled.written_blocks,
             compared_blocks: pulled.compared_blocks,
             pulled_wire_bytes: pulled.wire_bytes,
+            heal_compared_blocks: self.joins.compared_blocks(image, pulled),
             bad_blocks: found.bad_blocks,
             repaired_blocks: found.repaired_blocks,
         };

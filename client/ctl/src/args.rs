@@ -1,6 +1,7 @@
 //! The command line. Every command has an example in its help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use brick_client::{BrickSpec, ImageName, Role};
 use brickctl::size::parse_size;
@@ -33,6 +34,20 @@ pub enum Command {
     #[command(after_help = "Example:\n  brickctl -v vms.toml nbd vm1 --socket /run/vm1.sock\n  \
                             qemu-system-x86_64 -drive driver=nbd,path=/run/vm1.sock,if=virtio …")]
     Nbd(NbdArguments),
+}
+
+impl Command {
+    /// Whether it runs until SIGTERM or SIGINT, and then ends in order.
+    pub fn ends_by_signal(&self) -> bool {
+        let heal = matches!(self, Command::Heal(HealCommand::Agent { .. } | HealCommand::Watch { .. }));
+        heal || matches!(self, Command::Nbd(_))
+    }
+
+    /// What it logs if `BRICK_LOG` doesn't say.
+    pub fn log_level(&self) -> &'static str {
+        // An agent's log is what an operator has of it.
+        if matches!(self, Command::Heal(HealCommand::Agent { .. })) { "brickctl=info,warn" } else { "warn" }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -163,6 +178,44 @@ pub enum HealCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Shows the images that aren't healthy, and how fast they heal, until SIGINT or SIGTERM
+    #[command(after_help = "Example:\n  brickctl -v vms.toml heal watch --interval 1")]
+    Watch {
+        /// Which image; all if left out
+        name: Option<ImageName>,
+        /// Seconds between two looks
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+        interval: Duration,
+        /// One line of JSON at every interval
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows the last heals that the bricks remember since they were started
+    #[command(after_help = "Example:\n  brickctl -v vms.toml heal history vm1")]
+    History {
+        /// Which image; all if left out
+        name: Option<ImageName>,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Heals the images that nobody has open, until SIGTERM or SIGINT
+    #[command(
+        after_help = "Any number of agents share the images; one on each node is usual. A client that opens an \
+                            image in the middle gets it at once, and heals by itself. Logs to stderr; BRICK_LOG \
+                            says how much.\n\nExample:\n  brickctl -v vms.toml heal agent --interval 5"
+    )]
+    Agent {
+        /// Seconds between two looks at all images
+        #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+        interval: Duration,
+        /// Heal what can be healed now, and end
+        #[arg(long)]
+        once: bool,
+        /// A line of JSON on stdout for each finished heal
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -201,6 +254,12 @@ impl From<FormatArgument> for SourceFormat {
             FormatArgument::Qcow2 => SourceFormat::Qcow2,
         }
     }
+}
+
+/// A pause: an hour at most, and not so short that looking is all that is done.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "give 0.1 to 3600 seconds".to_owned())
 }
 
 /// The bricks of one `--group`.

@@ -29,6 +29,9 @@ pub enum Error {
         /// Why.
         source: brick_client::replica::GroupError,
     },
+    /// `heal agent --once` left something undone.
+    #[error("{0} heals failed, each told above; `heal status` shows what is left")]
+    HealsFailed(u64),
     /// The NBD socket.
     #[error(transparent)]
     Bind(#[from] brick_nbd::BindError),

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
         Err(error) => error.exit(),
     };
-    init_log();
+    init_log(arguments.command.log_level());
     // Before the runtime starts any thread: blocked signals are inherited.
     signals::block();
     let mut runtime = match monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
@@ -61,8 +61,8 @@ fn bad_value(error: &clap::Error) -> String {
     format!("bad value {value:?} for {argument}: {reason}")
 }
 
-fn init_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| "warn".into());
+fn init_log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| level.into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

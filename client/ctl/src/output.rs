@@ -49,6 +49,18 @@ pub fn block_bar(message: String) -> ProgressBar {
     bar
 }
 
+/// A bar for one of several images, on whatever terminal it is added to.
+pub fn image_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("[{bar:30}] {percent:>3}% {msg}");
+    ProgressBar::new(1).with_style(style.expect("a constant template"))
+}
+
+/// A line below such bars.
+pub fn summary_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}");
+    ProgressBar::new(1).with_style(style.expect("a constant template"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -122,6 +122,11 @@ impl Session {
         }
     }
 
+    /// Why the group can't serve any more, if so.
+    pub(crate) fn end_reason(&self) -> Option<GroupError> {
+        self.shared.group.borrow().ended().cloned()
+    }
+
     /// Waits until it is known which shards exist; until then each counts as existing. Gives up after
     /// `patience`, or when the group ends.
     pub(crate) async fn shards_listed(&self, patience: Duration) {

@@ -134,7 +134,7 @@ impl Group {
             self.brick_mut(brick).lost_memory = true;
         } else {
             // Its disk is as it was. The record has to name its new life before it is used again.
-            self.contest(std::time::Duration::ZERO);
+            self.decide_anew(self.now);
         }
     }
 

@@ -28,6 +28,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub(super) const CONTEST_PAUSE: Duration = Duration::from_millis(100);
 /// The pause grows up to this many times [`RETRY_PAUSE`].
 const RETRY_FACTOR_MAX: u32 = 32;
+/// How much longer a session that only heals waits before it overtakes a foreign promise. Most likely a client opens
+/// the image, whose vote may wait [`SETTLE`] for a slow brick: it is to win at its first attempt.
+const YIELD_PAUSE: Duration = Duration::from_millis(700);
+
+const _: () = assert!(YIELD_PAUSE.as_millis() > 2 * SETTLE.as_millis(), "a vote and its accept");
 
 /// A change under way.
 #[derive(Debug)]
@@ -83,7 +88,8 @@ impl Group {
     fn send_prepare(&mut self, brick: BrickIndex, ballot: Epoch) {
         // Once we hold the image, a brick that still keeps a lease for a predecessor is merely behind.
         let force = self.config.takeover || self.record.is_some();
-        let flags = if force { Flags::FORCE } else { Flags::NONE };
+        let heals = if self.config.purpose.heals() { Flags::HEAL } else { Flags::NONE };
+        let flags = if force { heals.with(Flags::FORCE) } else { heals };
         let frame = prepare_frame(self.config.image, ballot, flags);
         self.send_frame(brick, CoreIndex(0), frame, Purpose::Prepare(ballot));
     }
@@ -190,6 +196,7 @@ impl Group {
             return self.end(GroupError::Fenced { by: theirs.epoch });
         }
         let own = state.promised.session == self.config.session;
+        let yielding = self.yield_pause();
         match &mut self.change {
             // Our own next ballot overtook what was refused.
             Some(change) if own && state.promised <= change.ballot => {}
@@ -197,16 +204,24 @@ impl Group {
                 // Sessions pause differently, so that two of them don't chase each other for ever.
                 let jitter = 1 + self.config.session.0 % 7;
                 let factor = (change.attempts + 1).min(RETRY_FACTOR_MAX);
-                let until = self.now + RETRY_PAUSE * factor * jitter as u32 / 4;
+                let until = self.now + yielding + RETRY_PAUSE * factor * jitter as u32 / 4;
                 change.stage = Stage::Backoff { until };
             }
             None => self.contest(CONTEST_PAUSE),
         }
     }
 
-    /// Has the record decided anew, under a higher ballot.
+    fn yield_pause(&self) -> Duration {
+        if self.config.purpose.heals() { YIELD_PAUSE } else { Duration::ZERO }
+    }
+
+    /// Overtakes a foreign promise, after a pause.
     pub(super) fn contest(&mut self, pause: Duration) {
-        let at = self.now + pause;
+        self.decide_anew(self.now + pause + self.yield_pause());
+    }
+
+    /// Has the record decided anew, under a higher ballot.
+    pub(super) fn decide_anew(&mut self, at: Timestamp) {
         self.contested = Some(self.contested.map_or(at, |earlier| earlier.min(at)));
     }
 
@@ -320,7 +335,7 @@ impl Group {
             let brick = BrickIndex(index as u8);
             // Who lost writes with its boot is known by the boot that the record names: that stays until
             // the brick is equal again or leaves S, or our successor would take it for a good copy.
-            let unequal = record.kind == RecordKind::Recovering || self.brick(brick).lost_memory;
+            let unequal = record.kind.is_recovering() || self.brick(brick).lost_memory;
             // Nor does an older copy's life ever replace the one it forgot: nobody could tell any more.
             if let Some(seen) = self.brick(brick).seen
                 && !is_older(seen, member.incarnation)
@@ -345,7 +360,7 @@ impl Group {
             record.in_sync.insert(joining.brick);
         }
         (record.kind, record.holder) = match self.phase {
-            Phase::Recovering if !self.recovery_is_over() => (RecordKind::Recovering, self.config.session),
+            Phase::Recovering if !self.recovery_is_over() => (self.recovering_kind(), self.config.session),
             Phase::Closing if self.flush.may_close => {
                 if !self.suspect.is_empty() {
                     // Copies that may differ can't both be good once nobody remembers where (rule I9).
@@ -421,7 +436,7 @@ impl Group {
 
     fn after_recovery_step(&mut self) {
         let record = self.record.as_ref().expect("just decided");
-        if record.kind != RecordKind::Recovering {
+        if !record.kind.is_recovering() {
             self.start_serving();
         }
     }

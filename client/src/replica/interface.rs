@@ -48,12 +48,19 @@ pub enum NoQuorum {
 pub enum Purpose {
     /// To read and write.
     Client,
-    /// To heal; an opening client may preempt it.
+    /// To heal: an opening client preempts it, and it keeps out of the way of others that heal.
     Heal,
     /// To make this brick's copy the only good one, whatever the record says: the operator's last resort
     /// when the good copies are lost for good. The next record leaves every other copy out of S, so that
     /// what is lost and returns all the same is healed, and never believed.
     DeclareGood(BrickIndex),
+}
+
+impl Purpose {
+    /// Whether the session only heals.
+    pub fn heals(self) -> bool {
+        self == Purpose::Heal
+    }
 }
 
 /// A brick of the group.

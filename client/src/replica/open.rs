@@ -53,7 +53,9 @@ impl Group {
         let Phase::PreVote(vote) = &mut self.phase else { return };
         vote.answered.insert(brick);
         let Some(record) = record else { return };
-        if state.lease_left_ms > 0 && record.holder != session {
+        // A healer keeps out nobody but those who heal.
+        let gives_way = record.kind.is_preemptible() && !self.config.purpose.heals();
+        if state.lease_left_ms > 0 && record.holder != session && !gives_way {
             match &mut vote.held {
                 Some((held, _)) if held.epoch > record.epoch => {}
                 Some((held, left_ms)) if held.epoch == record.epoch => {
@@ -161,7 +163,7 @@ impl Group {
         }
         record.in_sync = reachable;
         if reachable.count() > 1 {
-            record.kind = RecordKind::Recovering;
+            record.kind = self.recovering_kind();
         }
         Ok(record)
     }
@@ -193,10 +195,14 @@ impl Group {
         }
     }
 
+    pub(super) fn recovering_kind(&self) -> RecordKind {
+        if self.config.purpose.heals() { RecordKind::HealRecovering } else { RecordKind::Recovering }
+    }
+
     /// The first record of this session was decided.
     pub(super) fn after_opening(&mut self) {
         let record = self.record.as_ref().expect("just decided");
-        if record.kind == RecordKind::Recovering {
+        if record.kind.is_recovering() {
             self.phase = Phase::Recovering;
             self.catch_up_all();
             return;

@@ -45,16 +45,15 @@ impl Volume {
         let bricks = &self.config.groups[group].bricks;
         let mut record: Option<EpochRecord> = None;
         let mut missed_blocks = None;
-        for (index, config) in bricks.iter().enumerate() {
-            let Some(answer) = self.ask_brick(&config.address, config.brick, value.image).await else {
-                continue;
-            };
+        let answers = self.survey([group]).await.ask(std::slice::from_ref(&value)).await;
+        for (index, answer) in answers[&group].iter().enumerate() {
+            let Some(answer) = answer.as_ref().and_then(|images| images.get(&value.image)) else { continue };
             // The brick itself doesn't know what it missed; what it wrote alone stays.
             if index != usize::from(brick.0) && answer.exact {
                 missed_blocks = missed_blocks.max(Some(answer.counters.dirty_blocks));
             }
             if record.as_ref().is_none_or(|best| answer.accepted > best.epoch) {
-                record = answer.record.or(record);
+                record = answer.record.clone().or(record);
             }
         }
         let record = record.ok_or_else(|| VolumeError::UnknownImage(name.clone()))?;

@@ -18,11 +18,11 @@ use crate::name::ImageName;
 use crate::replica::{GroupError, Purpose};
 
 /// How often progress is looked at.
-const POLL_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is tried to take an image that somebody holds: its holder may be dead.
 const TRY_PAUSE: Duration = Duration::from_secs(1);
 /// Without any progress for this long the heal is called stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// What a heal took.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +142,10 @@ impl Volume {
                 }
                 return Ok(health);
             }
+            if sessions.iter().any(|session| session.end_reason().is_some()) {
+                // A client opened the image. Should it go before all is healed, it is our turn again.
+                sessions.clear();
+            }
             if sessions.is_empty() && tried_at.is_none_or(|at: Instant| at.elapsed() >= TRY_PAUSE) {
                 *sessions = self.open_to_heal(value).await?;
                 tried_at = Some(Instant::now());
@@ -160,12 +164,19 @@ impl Volume {
     /// Bricks that were away while an image was removed delete their shards now.
     async fn finish_removals(&self) -> Result<(), VolumeError> {
         for value in self.images_being_removed().await? {
-            let sessions = self.open_to_heal(&value).await?;
-            if !sessions.is_empty() {
-                self.remove_shards(&value, sessions).await?;
-            }
+            self.finish_removal(&value).await?;
         }
         Ok(())
+    }
+
+    /// Finishes a removal, unless somebody else is at it.
+    pub(super) async fn finish_removal(&self, value: &ImageValue) -> Result<bool, VolumeError> {
+        let sessions = self.open_to_heal(value).await?;
+        if sessions.is_empty() {
+            return Ok(false);
+        }
+        self.remove_shards(value, sessions).await?;
+        Ok(true)
     }
 }
 

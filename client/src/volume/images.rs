@@ -12,6 +12,7 @@ use brick_wire::record::{EpochRecord, Member, RecordKind};
 use brick_wire::register::{ImageState, ImageValue, NameValue, RegisterKey, RegisterKind};
 use brick_wire::{Epoch, ImageUuid, Incarnation, OperationUuid, SessionId};
 
+use super::registers::Reached;
 use super::{Volume, VolumeError};
 use crate::driver::session::Session;
 use crate::image::Image;
@@ -194,7 +195,16 @@ impl Volume {
 
     /// An image's attributes by its name.
     pub(super) async fn resolve(&self, name: &ImageName) -> Result<ImageValue, VolumeError> {
-        let value = self.resolve_any(name).await?;
+        self.resolve_in(&self.reach_quorum(0).await?, name).await
+    }
+
+    /// The same, by connections that are there already.
+    pub(super) async fn resolve_in(
+        &self,
+        home: &Reached,
+        name: &ImageName,
+    ) -> Result<ImageValue, VolumeError> {
+        let value = resolve_any(home, name).await?;
         match value.state {
             ImageState::Live => Ok(value),
             ImageState::Removing => Err(VolumeError::Removing(name.clone())),
@@ -202,21 +212,8 @@ impl Volume {
         }
     }
 
-    async fn resolve_any(&self, name: &ImageName) -> Result<ImageValue, VolumeError> {
-        let unknown = || VolumeError::UnknownImage(name.clone());
-        let home = self.reach_quorum(0).await?;
-        let key = RegisterKey::Name(name.as_str().to_owned());
-        let value = NameValue::from_bytes(&home.read(&key).await?.ok_or_else(unknown)?)?;
-        if value.image.is_nil() {
-            return Err(unknown());
-        }
-        self.attributes(value.image).await?.ok_or_else(unknown)
-    }
-
     pub(super) async fn attributes(&self, image: ImageUuid) -> Result<Option<ImageValue>, VolumeError> {
-        let home = self.reach_quorum(0).await?;
-        let value = home.read(&RegisterKey::Image(image)).await?;
-        Ok(value.as_deref().map(ImageValue::from_bytes).transpose()?)
+        attributes_in(&self.reach_quorum(0).await?, image).await
     }
 
     /// Whether nothing is left of an image but its name: a creation that gave up after the name was decided.
@@ -328,7 +325,7 @@ impl Volume {
 
     /// Removes an image. Bricks that are away delete their shards when `heal run` finds them again.
     pub async fn remove_image(&self, name: &ImageName) -> Result<(), VolumeError> {
-        let value = self.resolve_any(name).await?;
+        let value = resolve_any(&self.reach_quorum(0).await?, name).await?;
         if value.state == ImageState::Removed {
             return self.free_name(&value).await;
         }
@@ -409,6 +406,21 @@ impl Volume {
         }
         Ok(values)
     }
+}
+
+async fn resolve_any(home: &Reached, name: &ImageName) -> Result<ImageValue, VolumeError> {
+    let unknown = || VolumeError::UnknownImage(name.clone());
+    let key = RegisterKey::Name(name.as_str().to_owned());
+    let value = NameValue::from_bytes(&home.read(&key).await?.ok_or_else(unknown)?)?;
+    if value.image.is_nil() {
+        return Err(unknown());
+    }
+    attributes_in(home, value.image).await?.ok_or_else(unknown)
+}
+
+async fn attributes_in(home: &Reached, image: ImageUuid) -> Result<Option<ImageValue>, VolumeError> {
+    let value = home.read(&RegisterKey::Image(image)).await?;
+    Ok(value.as_deref().map(ImageValue::from_bytes).transpose()?)
 }
 
 fn check_options(options: CreateOptions) -> Result<(), VolumeError> {

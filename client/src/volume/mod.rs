@@ -4,22 +4,27 @@
 //! epoch records are registers in every group that holds shards of the image. Everything here is control
 //! path: a connection per call, no state kept between calls.
 
+mod agent;
 mod create;
 mod declare;
 mod heal;
+mod history;
 mod images;
 mod learn;
 mod registers;
 mod status;
+mod survey;
 
 use std::rc::Rc;
 
 use brick_wire::handshake::PeerKind;
 use brick_wire::{CoreIndex, SessionId};
 
+pub use self::agent::{AgentEvent, AgentOptions, HEALS_MAX};
 pub use self::create::BrickSpec;
 pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
+pub use self::history::HealMemory;
 pub use self::images::{CreateOptions, ImageInfo, OpenOptions};
 pub use self::status::{
     BrickHealth, BrickState, BrickUsage, GroupUsage, HealthState, ImageHealth, VolumeUsage,
@@ -184,7 +189,7 @@ impl Volume {
     }
 
     /// Connections to core 0 of every brick of a group, under one session.
-    async fn reach(&self, group: &Group, session: SessionId) -> Vec<Result<Rc<Control>, ConnectError>> {
+    async fn reach(&self, group: &Group, session: SessionId) -> Vec<Result<Rc<Control>, Rc<ConnectError>>> {
         let caller = self.caller(PeerKind::Client, session);
         let tasks: Vec<_> = group
             .bricks
@@ -192,7 +197,7 @@ impl Volume {
             .map(|brick| {
                 let (address, caller, uuid) = (brick.address.clone(), caller.clone(), brick.brick);
                 monoio::spawn(async move {
-                    Control::open(&address, &caller, uuid, CoreIndex(0)).await.map(Rc::new)
+                    Control::open(&address, &caller, uuid, CoreIndex(0)).await.map(Rc::new).map_err(Rc::new)
                 })
             })
             .collect();

@@ -25,7 +25,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A group's bricks as one call reaches them.
 pub(super) struct Reached {
-    pub(super) controls: Vec<Result<Rc<Control>, ConnectError>>,
+    pub(super) controls: Vec<Result<Rc<Control>, Rc<ConnectError>>>,
     session: brick_wire::SessionId,
     group: usize,
     quorum: Quorum,
@@ -38,10 +38,7 @@ impl Volume {
     pub(super) async fn reach_quorum(&self, group: usize) -> Result<Reached, VolumeError> {
         let session = Volume::fresh_session();
         let controls = self.reach(&self.config.groups[group], session).await;
-        let quorum = self.config.groups[group].quorum;
-        let reached = Reached { controls, session, group, quorum };
-        reached.check_quorum()?;
-        Ok(reached)
+        Reached::new(controls, session, group, self.config.groups[group].quorum)
     }
 
     pub(super) fn group(&self, group: usize) -> &Group {
@@ -50,6 +47,18 @@ impl Volume {
 }
 
 impl Reached {
+    /// Connections of `session` to the bricks of a group, if a quorum of them is there.
+    pub(super) fn new(
+        controls: Vec<Result<Rc<Control>, Rc<ConnectError>>>,
+        session: brick_wire::SessionId,
+        group: usize,
+        quorum: Quorum,
+    ) -> Result<Reached, VolumeError> {
+        let reached = Reached { controls, session, group, quorum };
+        reached.check_quorum()?;
+        Ok(reached)
+    }
+
     fn check_quorum(&self) -> Result<(), VolumeError> {
         let voters: BrickSet = self.voters().map(|(brick, _)| brick).collect();
         if self.is_quorum(voters) {
@@ -289,7 +298,7 @@ impl Reached {
 }
 
 /// All registers of a kind that one brick holds.
-async fn list_one(
+pub(super) async fn list_one(
     control: &Control,
     brick: BrickIndex,
     kind: RegisterKind,

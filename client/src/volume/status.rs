@@ -1,15 +1,13 @@
 //! Status from counters: nothing here opens an image or crawls a store.
 
-use std::rc::Rc;
-
 use brick_wire::body::{BrickStatus, ImageStatus};
 use brick_wire::cursor::Body;
-use brick_wire::handshake::PeerKind;
 use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
-use brick_wire::record::{EpochRecord, RecordKind};
-use brick_wire::register::{ImageValue, RegisterKey};
-use brick_wire::{BrickIndex, BrickSet, BrickUuid, CoreIndex, Epoch, Flags, ImageUuid, Opcode, Role, Status};
+use brick_wire::record::RecordKind;
+use brick_wire::register::ImageValue;
+use brick_wire::{BrickIndex, BrickSet, BrickUuid, Epoch, Opcode, Role, Status};
 
+use super::survey::{Answer, Answers, Survey};
 use super::{Volume, VolumeError};
 use crate::driver::control::Control;
 use crate::name::ImageName;
@@ -104,14 +102,6 @@ pub struct ImageHealth {
     pub reason: String,
 }
 
-/// What was asked of one brick.
-pub(super) struct Answer {
-    pub(super) record: Option<EpochRecord>,
-    pub(super) accepted: Epoch,
-    pub(super) counters: ImageStatus,
-    pub(super) exact: bool,
-}
-
 impl Volume {
     /// Asks every brick how it is.
     pub async fn status(&self) -> VolumeUsage {
@@ -132,41 +122,26 @@ impl Volume {
         VolumeUsage { groups }
     }
 
-    /// State of one image, or of all.
+    /// State of one image, or of all. However many bricks are silent, it takes a few times `brick_timeout` at most.
     pub async fn heal_status(&self, name: Option<&ImageName>) -> Result<Vec<ImageHealth>, VolumeError> {
-        match name {
-            Some(name) => {
-                let value = match self.resolve(name).await {
-                    Ok(value) => value,
-                    // Which image that is can't be told without a quorum; that there is none can.
-                    Err(VolumeError::NoQuorum { .. }) => return Ok(vec![self.health_unknown(name).await]),
-                    Err(error) => return Err(error),
-                };
-                Ok(vec![self.image_health(&value).await])
+        let survey = self.survey_all().await;
+        let values = match (self.home_of(&survey), name) {
+            // Which image that is can't be told without a quorum; that there is none can.
+            (Err(VolumeError::NoQuorum { .. }), Some(name)) => {
+                return Ok(vec![self.health_unknown(&survey, name)]);
             }
-            None => {
-                let mut states = Vec::new();
-                for info in self.list_images().await? {
-                    let Ok(name) = info.name.parse::<ImageName>() else { continue };
-                    match self.resolve(&name).await {
-                        Ok(value) => states.push(self.image_health(&value).await),
-                        // Removed meanwhile.
-                        Err(VolumeError::UnknownImage(_) | VolumeError::Removing(_)) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(states)
-            }
-        }
+            (home, None) => self.images_of(&home?).await?.0,
+            (home, Some(name)) => vec![self.resolve_in(&home?, name).await?],
+        };
+        let answers = survey.ask(&values).await;
+        Ok(values.iter().map(|value| self.health_in(&answers, value)).collect())
     }
 
-    async fn health_unknown(&self, name: &ImageName) -> ImageHealth {
-        let group = self.home();
-        let controls = self.reach(group, Volume::fresh_session()).await;
-        let bricks = group.bricks.iter().zip(&controls).map(|(brick, control)| BrickHealth {
+    fn health_unknown(&self, survey: &Survey, name: &ImageName) -> ImageHealth {
+        let bricks = self.home().bricks.iter().enumerate().map(|(index, brick)| BrickHealth {
             address: brick.address.clone(),
             role: brick.role,
-            state: if control.is_ok() { BrickState::Stale } else { BrickState::Offline },
+            state: if survey.is_online(0, index) { BrickState::Stale } else { BrickState::Offline },
             dirty_blocks: 0,
             counters: ImageStatus::default(),
         });
@@ -180,6 +155,12 @@ impl Volume {
     }
 
     pub(super) async fn image_health(&self, value: &ImageValue) -> ImageHealth {
+        let survey = self.survey(value.groups.iter().map(|group| usize::from(*group))).await;
+        self.health_in(&survey.ask(std::slice::from_ref(value)).await, value)
+    }
+
+    /// An image's state, from what the bricks of its groups said.
+    pub(super) fn health_in(&self, answers: &Answers<Answer>, value: &ImageValue) -> ImageHealth {
         let mut health = ImageHealth {
             name: value.name.clone(),
             state: HealthState::Healthy,
@@ -187,18 +168,22 @@ impl Volume {
             bricks: Vec::new(),
             reason: String::new(),
         };
-        for group in &value.groups {
-            self.add_group_health(&mut health, usize::from(*group), value).await;
+        for group in value.groups.iter().map(|group| usize::from(*group)) {
+            let answers: Vec<Option<&Answer>> =
+                answers[&group].iter().map(|brick| brick.as_ref()?.get(&value.image)).collect();
+            self.add_group_health(&mut health, group, value, &answers);
         }
         health
     }
 
-    async fn add_group_health(&self, health: &mut ImageHealth, index: usize, value: &ImageValue) {
+    fn add_group_health(
+        &self,
+        health: &mut ImageHealth,
+        index: usize,
+        value: &ImageValue,
+        answers: &[Option<&Answer>],
+    ) {
         let group = &self.config.groups[index];
-        let mut answers = Vec::new();
-        for brick in &group.bricks {
-            answers.push(self.ask_brick(&brick.address, brick.brick, value.image).await);
-        }
         let online = answers.iter().flatten().count();
         let newest = answers.iter().flatten().max_by_key(|answer| answer.accepted);
         let record = newest.and_then(|answer| answer.record.clone());
@@ -207,10 +192,10 @@ impl Volume {
         };
         // What a stale brick misses is what the good ones have marked.
         let good =
-            answers.iter().enumerate().filter(|(index, _)| in_sync(*index)).filter_map(|(_, a)| a.as_ref());
+            answers.iter().enumerate().filter(|(index, _)| in_sync(*index)).filter_map(|(_, answer)| *answer);
         let missing = good.map(|answer| missing_blocks(answer, value.shard_shift)).max().unwrap_or(0);
         let mut stale_online = false;
-        for (index, (brick, answer)) in group.bricks.iter().zip(&answers).enumerate() {
+        for (index, (brick, answer)) in group.bricks.iter().zip(answers).enumerate() {
             let good = in_sync(index) || brick.role == Role::Arbiter;
             let state = match answer {
                 None => BrickState::Offline,
@@ -227,8 +212,8 @@ impl Volume {
                 address: brick.address.clone(),
                 role: brick.role,
                 state,
-                dirty_blocks: if good { 0 } else { missing },
-                counters: answer.as_ref().map(|answer| answer.counters).unwrap_or_default(),
+                dirty_blocks: if good { 0 } else { missing.saturating_sub(compared(*answer)) },
+                counters: answer.map(|answer| answer.counters).unwrap_or_default(),
             });
         }
         let held = record.as_ref().is_some_and(|record| record.kind != RecordKind::Closed);
@@ -264,28 +249,6 @@ impl Volume {
         }
         health.epoch = health.epoch.max(record.map_or(Epoch::ZERO, |record| record.epoch));
     }
-
-    /// A brick's record and its counters summed over its cores; `None` if it isn't there.
-    pub(super) async fn ask_brick(&self, address: &str, uuid: BrickUuid, image: ImageUuid) -> Option<Answer> {
-        let caller = self.caller(PeerKind::Client, Volume::fresh_session());
-        let first = Rc::new(Control::open(address, &caller, uuid, CoreIndex(0)).await.ok()?);
-        let reply = first.ask(Opcode::RegisterRead, RegisterKey::Epoch(image).to_bytes()).await.ok()?;
-        let state = brick_wire::register::RegisterState::from_bytes(&reply.aux).ok()?;
-        let record = EpochRecord::from_bytes(&state.value).ok();
-        let mut answer =
-            Answer { record, accepted: state.accepted, counters: ImageStatus::default(), exact: true };
-        for core in 0..first.welcome.cores {
-            let control = match core {
-                0 => first.clone(),
-                core => Rc::new(Control::open(address, &caller, uuid, CoreIndex(core)).await.ok()?),
-            };
-            let reply = control.ask(Opcode::ImageStatus, image.to_bytes().to_vec()).await.ok()?;
-            let counters = ImageStatus::from_bytes(&reply.aux).ok()?;
-            answer.exact &= reply.header.flags.contains(Flags::EXACT);
-            answer.counters = sum(answer.counters, counters);
-        }
-        Some(answer)
-    }
 }
 
 async fn brick_status(control: &Control) -> Result<BrickStatus, String> {
@@ -306,16 +269,9 @@ fn missing_blocks(answer: &Answer, shard_shift: u8) -> u64 {
     }
 }
 
-fn sum(left: ImageStatus, right: ImageStatus) -> ImageStatus {
-    ImageStatus {
-        dirty_blocks: left.dirty_blocks + right.dirty_blocks,
-        shards: left.shards + right.shards,
-        pulled_blocks: left.pulled_blocks + right.pulled_blocks,
-        compared_blocks: left.compared_blocks + right.compared_blocks,
-        pulled_wire_bytes: left.pulled_wire_bytes + right.pulled_wire_bytes,
-        bad_blocks: left.bad_blocks + right.bad_blocks,
-        repaired_blocks: left.repaired_blocks + right.repaired_blocks,
-    }
+/// What the heal that runs has been through: the good copies keep their marks until every copy is good.
+fn compared(answer: Option<&Answer>) -> u64 {
+    answer.map_or(0, |answer| answer.counters.heal_compared_blocks)
 }
 
 fn severity(state: HealthState) -> u8 {

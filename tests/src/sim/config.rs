@@ -123,8 +123,10 @@ pub struct Workload {
     pub fua: f64,
     /// Chance that a session takes over.
     pub takeover: f64,
-    /// Chance that a session only heals.
+    /// Chance that a user's session only heals.
     pub heal_agent: f64,
+    /// Hosts beside the users' whose sessions only heal, one after the other: heal agents.
+    pub agents: usize,
     /// Shards in use.
     pub shards: u32,
     /// Blocks in use at the front of each shard.
@@ -247,6 +249,7 @@ impl Config {
                 fua: 0.0,
                 takeover: 0.0,
                 heal_agent: 0.0,
+                agents: 0,
                 shards: 3,
                 blocks: 64,
             },
@@ -306,7 +309,7 @@ fn draw_faults(random: &mut Random, short: bool) -> Faults {
 }
 
 fn draw_workload(random: &mut Random, requests: u32) -> Workload {
-    Workload {
+    let mut workload = Workload {
         requests,
         depth: random.pick(&[1, 2, 4, 8]),
         think: Duration::from_micros(random.pick(&[50, 1000, 10_000, 50_000])),
@@ -318,7 +321,12 @@ fn draw_workload(random: &mut Random, requests: u32) -> Workload {
         fua: random.pick(&[0.0, 0.0, 0.1]),
         takeover: random.pick(&[0.0, 0.2, 0.7]),
         heal_agent: random.pick(&[0.0, 0.0, 0.2]),
+        agents: 0,
         shards: random.within(1..=4) as u32,
         blocks: random.pick(&[2, 6, 12]),
+    };
+    if workload.heal_agent > 0.0 {
+        workload.agents = random.pick(&[0, 1, 2, 2]);
     }
+    workload
 }

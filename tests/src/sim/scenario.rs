@@ -52,6 +52,15 @@ impl Scenario {
         (id, opened)
     }
 
+    /// What an agent's attempt to heal comes to.
+    pub fn try_heal(&mut self, client: usize) -> (SessionId, Answer<()>) {
+        let id = self.world.open(client, false, Purpose::Heal);
+        self.world.sessions.get_mut(&id).expect("just opened").answers = Some(Default::default());
+        self.until("the agent has the image or not", |world| world.sessions[&id].opened.is_some());
+        let opened = self.world.sessions[&id].opened.clone().expect("waited for");
+        (id, opened)
+    }
+
     /// The operator declares the copy of a brick good.
     pub fn declare_good(&mut self, brick: u8) -> (SessionId, Answer<()>) {
         let id = self.world.open(1, false, Purpose::DeclareGood(BrickIndex(brick)));

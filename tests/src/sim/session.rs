@@ -97,6 +97,9 @@ impl World {
             no_quorum: self.config.no_quorum,
         };
         self.note_session(id, format_args!("client {client} opens, takeover {takeover}, {purpose:?}"));
+        if purpose == Purpose::Heal {
+            self.healers.insert(id);
+        }
         let session = Session {
             id,
             client,
@@ -194,6 +197,13 @@ impl World {
         session.epoch = report.epoch;
         let (epoch, in_sync) = (report.epoch, report.in_sync);
         self.note_session(session.id, format_args!("opened: {result:?}, epoch {epoch}, S {in_sync:?}"));
+        if let Err(GroupError::Held { holder, .. }) = &result
+            && !session.heals
+            && self.healers.contains(holder)
+        {
+            let complaint = format!("session {} is kept out by {}, which only heals", session.id.0, holder.0);
+            self.checker.complain(complaint);
+        }
         if result.is_ok() {
             self.agenda.after(Duration::ZERO, Happening::Work(session.id));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brick_client::replica::Purpose;
+use brick_client::replica::{Purpose, State};
 use brick_wire::{BlockRange, ShardIndex};
 
 use super::agenda::Happening;
@@ -25,7 +25,7 @@ impl World {
         }
         let workload = self.config.workload;
         let takeover = self.random.chance(workload.takeover);
-        let heals = self.random.chance(workload.heal_agent);
+        let heals = client >= self.config.clients || self.random.chance(workload.heal_agent);
         let purpose = if heals { Purpose::Heal } else { Purpose::Client };
         self.open(client, takeover && !heals, purpose);
     }
@@ -39,8 +39,8 @@ impl World {
         let enough = session.heals || session.requests >= workload.session_requests;
         if enough || self.requests_left == 0 {
             let heal_time = Duration::from_millis(self.random.within(1..=300));
-            if session.heals && session.requests == 0 {
-                session.requests = 1;
+            if session.heals && self.heals_on(session) {
+                session.requests += 1;
                 self.agenda.after(heal_time, Happening::Work(session.id));
             } else {
                 let now = self.agenda.now();
@@ -58,6 +58,13 @@ impl World {
         self.ask(session, what);
         let pause = self.random.around(workload.think);
         self.agenda.after(pause, Happening::Work(session.id));
+    }
+
+    /// Whether a session that only heals looks once more: as an agent does, until everything is healed, or until it
+    /// loses patience with a brick that doesn't come back.
+    fn heals_on(&mut self, session: &Session) -> bool {
+        let healthy = session.group.report().state == State::Healthy;
+        session.requests == 0 || (self.requests_left > 0 && !healthy && self.random.chance(0.7))
     }
 
     fn draw_request(&mut self) -> What {

@@ -75,6 +75,8 @@ pub struct World {
     /// Happenings so far.
     pub events: u64,
     pub(super) next_session: u64,
+    /// Sessions that only heal, those that are over included.
+    pub(super) healers: BTreeSet<SessionId>,
     pub(super) next_tag: u64,
     /// An engine's actions while they are done: kept for its memory.
     pub(super) actions: Vec<brickd::engine::Action>,
@@ -86,9 +88,10 @@ impl World {
         let roles = config.roles.iter().enumerate().zip(pools(config.roles.len()));
         let brick = |((index, role), pool): ((usize, &Role), _)| Brick::new(index, *role, config.lanes, pool);
         let bricks: Vec<Brick> = roles.map(brick).collect();
+        let hosts = config.clients + config.workload.agents;
         let mut world = World {
-            network: Network::new(config.network, bricks.len(), config.clients),
-            clients: (0..config.clients).map(|_| Client::default()).collect(),
+            network: Network::new(config.network, bricks.len(), hosts),
+            clients: (0..hosts).map(|_| Client::default()).collect(),
             requests_left: config.workload.requests,
             faults_left: config.faults.count_max,
             disks_busy_until: Timestamp::ZERO,
@@ -105,6 +108,7 @@ impl World {
             faulty: false,
             events: 0,
             next_session: 1,
+            healers: BTreeSet::new(),
             next_tag: 1,
         };
         world.create_image();

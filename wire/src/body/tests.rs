@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::blocks::BlockRange;
 use crate::header::Opcode;
-use crate::ids::RequestId;
+use crate::ids::{RequestId, SessionId};
 use crate::limits::{AUX_BYTES_MAX, SHARD_BLOCKS_MAX};
 use crate::samples::{
-    assert_fixture, assert_hostile, assert_round_trip, block_set_below, brick, damage, image, incarnation,
-    shard_shift, text,
+    assert_fixture, assert_hostile, assert_round_trip, block_set_below, brick, damage, epoch, image,
+    incarnation, shard_shift, text,
 };
 
 #[rustfmt::skip]
@@ -73,14 +73,28 @@ const PULL_READ_REPLY: [u8; 11] = [
 ];
 
 #[rustfmt::skip]
-const IMAGE_STATUS: [u8; 56] = [
+const IMAGE_STATUS: [u8; 64] = [
     0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  0 1 dirty block
     0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 2 shards
     0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 16 3 blocks pulled
     0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 24 4 blocks compared
     0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 32 5 wire bytes
-    0x06, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 40 6 bad blocks
-    0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 48 7 blocks repaired
+    0x06, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 40 6 blocks compared by the heal that runs
+    0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 48 7 bad blocks
+    0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 56 8 blocks repaired
+];
+
+#[rustfmt::skip]
+const FINISHED_HEAL: [u8; 72] = [
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, //  0 image
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40,
+    0x15, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 16 epoch counter 21
+    0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01, // 24 epoch session
+    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 32 1 ms ago
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 40 for 2 ms
+    0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 48 3 blocks compared
+    0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 56 4 blocks written
+    0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // 64 5 wire bytes
 ];
 
 #[rustfmt::skip]
@@ -153,14 +167,34 @@ fn the_counters_stand_as_documented() {
         pulled_blocks: 3,
         compared_blocks: 4,
         pulled_wire_bytes: 5,
-        bad_blocks: 6,
-        repaired_blocks: 7,
+        heal_compared_blocks: 6,
+        bad_blocks: 7,
+        repaired_blocks: 8,
     };
     assert_fixture(&status, &IMAGE_STATUS);
     let status = BrickStatus { free_bytes: 1, used_bytes: 2, images: 3, sessions: 4 };
     assert_fixture(&status, &BRICK_STATUS);
     let report = PullReport { compared_blocks: 1, written_blocks: 2, wire_bytes: 3 };
     assert_fixture(&report, &PULL_REPORT);
+}
+
+#[test]
+fn a_heal_history_stands_as_documented_and_is_bounded() {
+    let heal = FinishedHeal {
+        image: ImageUuid::from_bytes([0x40; 16]),
+        epoch: Epoch { counter: 21, session: SessionId(0x0123_4567_89ab_cdef) },
+        age_ms: 1,
+        duration_ms: 2,
+        compared_blocks: 3,
+        written_blocks: 4,
+        wire_bytes: 5,
+    };
+    // Any number of whole entries is a history, so it can't be told from its beginnings as other bodies can.
+    assert_eq!(HealHistory { heals: vec![heal] }.to_bytes(), FINISHED_HEAL);
+    assert_eq!(HealHistory::from_bytes(&FINISHED_HEAL), Ok(HealHistory { heals: vec![heal] }));
+    assert!(HealHistory::from_bytes(&FINISHED_HEAL[..71]).is_err());
+    let error = BodyError::OutOfRange { field: "history.heals", value: HEALS_REMEMBERED as u64 + 1 };
+    assert_eq!(HealHistory::from_bytes(&FINISHED_HEAL.repeat(HEALS_REMEMBERED + 1)), Err(error));
 }
 
 #[test]
@@ -245,6 +279,14 @@ fn stamp() -> impl Strategy<Value = Stamp> {
     })
 }
 
+fn heal_history() -> impl Strategy<Value = HealHistory> {
+    let heal = (image(), epoch(), any::<[u64; 5]>()).prop_map(|(image, epoch, figures)| {
+        let [age_ms, duration_ms, compared_blocks, written_blocks, wire_bytes] = figures;
+        FinishedHeal { image, epoch, age_ms, duration_ms, compared_blocks, written_blocks, wire_bytes }
+    });
+    vec(heal, 0..=HEALS_REMEMBERED).prop_map(|heals| HealHistory { heals })
+}
+
 fn pull() -> impl Strategy<Value = Pull> {
     (brick(), incarnation(), text(ADDRESS_BYTES_MAX), block_set_below(SHARD_BLOCKS_MAX))
         .prop_map(|(source, incarnation, address, blocks)| Pull { source, incarnation, address, blocks })
@@ -272,7 +314,8 @@ proptest! {
         read in pull_read(),
         reply in pull_read_reply(),
         attach in (image(), shard_shift()),
-        counters in any::<[u64; 7]>(),
+        history in heal_history(),
+        counters in any::<[u64; 8]>(),
     ) {
         assert_round_trip(&dirty);
         assert_round_trip(&shards);
@@ -281,9 +324,20 @@ proptest! {
         assert_round_trip(&read);
         assert_round_trip(&reply);
         assert_round_trip(&Attach { image: attach.0, shard_shift: attach.1 });
-        let [dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes, bad_blocks, repaired_blocks] =
-            counters;
-        assert_round_trip(&ImageStatus { dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes, bad_blocks, repaired_blocks });
+        assert_round_trip(&history);
+        prop_assert!(history.to_bytes().len() + 4 <= AUX_BYTES_MAX);
+        let [dirty_blocks, shards, pulled_blocks, compared_blocks, pulled_wire_bytes, rest @ ..] = counters;
+        let [heal_compared_blocks, bad_blocks, repaired_blocks] = rest;
+        assert_round_trip(&ImageStatus {
+            dirty_blocks,
+            shards,
+            pulled_blocks,
+            compared_blocks,
+            pulled_wire_bytes,
+            heal_compared_blocks,
+            bad_blocks,
+            repaired_blocks,
+        });
         let (images, sessions) = (dirty_blocks as u32, shards as u32);
         assert_round_trip(&BrickStatus { free_bytes: dirty_blocks, used_bytes: shards, images, sessions });
         assert_round_trip(&PullReport { compared_blocks: images, written_blocks: sessions, wire_bytes: shards });
@@ -316,6 +370,7 @@ proptest! {
         assert_hostile::<Stamp>(&bytes);
         assert_hostile::<BrickStatus>(&bytes);
         assert_hostile::<ImageStatus>(&bytes);
+        assert_hostile::<HealHistory>(&bytes);
         assert_hostile::<DirtyPage>(&bytes);
         assert_hostile::<ShardPage>(&bytes);
         assert_hostile::<Pull>(&bytes);

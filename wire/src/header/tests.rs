@@ -90,6 +90,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (4, "BrickStatus"),
         (5, "ImageStatus"),
         (6, "Stamp"),
+        (7, "HealHistory"),
         (16, "RegisterRead"),
         (17, "RegisterPrepare"),
         (18, "RegisterAccept"),
@@ -138,9 +139,17 @@ fn opcodes_and_statuses_keep_their_numbers() {
     assert_eq!(statuses, expected);
     assert!(Status::ALL.iter().enumerate().all(|(number, status)| *status as usize == number));
 
-    let flags =
-        [Flags::REPLY, Flags::MORE, Flags::ZEROES, Flags::FUA, Flags::FORCE, Flags::EXACT, Flags::REWRITE];
-    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40]);
+    let flags = [
+        Flags::REPLY,
+        Flags::MORE,
+        Flags::ZEROES,
+        Flags::FUA,
+        Flags::FORCE,
+        Flags::EXACT,
+        Flags::REWRITE,
+        Flags::HEAL,
+    ];
+    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80]);
     assert_eq!(flags.into_iter().fold(Flags::NONE, Flags::with).0, Flags::KNOWN);
 }
 
@@ -172,8 +181,8 @@ fn each_field_out_of_bounds_has_its_error() {
     let cases: [(usize, &[u8], FrameError); 11] = [
         (0, b"HTTP", FrameError::Magic(u32::from_le_bytes(*b"HTTP"))),
         (4, &[2], FrameError::Version(2)),
-        (5, &[7], FrameError::Opcode(7)),
-        (6, &[0x80, 0], FrameError::Flags(0x80)),
+        (5, &[8], FrameError::Opcode(8)),
+        (6, &[0, 0x01], FrameError::Flags(0x100)),
         (40, &[0xff, 0x3f], FrameError::Blocks { first: 16383, count: 2 }),
         (40, &[0, 0, 0x01, 0x01], FrameError::Blocks { first: 0, count: 257 }),
         (44, &[4, 0, 0, 0], FrameError::AuxLength(4)),

@@ -56,11 +56,27 @@ fn a_record_stands_as_documented() {
 }
 
 #[test]
+fn every_kind_has_its_number_and_says_who_preempts_it() {
+    for (number, kind, recovering, preemptible) in [
+        (1, RecordKind::Client, false, false),
+        (2, RecordKind::Heal, false, true),
+        (3, RecordKind::Recovering, true, false),
+        (4, RecordKind::Closed, false, false),
+        (5, RecordKind::HealRecovering, true, true),
+    ] {
+        let mut bytes = RECORD;
+        bytes[1] = number;
+        assert_fixture(&EpochRecord { kind, ..sample() }, &bytes);
+        assert_eq!((kind.is_recovering(), kind.is_preemptible()), (recovering, preemptible), "{kind:?}");
+    }
+}
+
+#[test]
 fn fields_without_meaning_are_refused() {
     for (offset, byte, field) in [
         (0, 2, "record.version"),
         (1, 0, "record.kind"),
-        (1, 5, "record.kind"),
+        (1, 6, "record.kind"),
         (2, 0, "record.members"),
         (2, 9, "record.members"),
         (3, 0, "record.in_sync"),
@@ -100,6 +116,7 @@ pub fn record() -> impl Strategy<Value = EpochRecord> {
         RecordKind::Heal,
         RecordKind::Recovering,
         RecordKind::Closed,
+        RecordKind::HealRecovering,
     ]);
     let members = vec((brick(), incarnation()), 1..=GROUP_BRICKS_MAX);
     let numbers = (any::<u64>(), any::<u32>(), 1..=u64::MAX / BLOCK_SIZE as u64, any::<[u8; 16]>());

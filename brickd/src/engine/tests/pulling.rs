@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use brick_wire::body::{Pull, PullRead, PullReport};
+use brick_wire::body::{FinishedHeal, HealHistory, ImageStatus, Pull, PullRead, PullReport};
 use brick_wire::cursor::Body;
 use brick_wire::handshake::{Hello, PeerKind};
+use brick_wire::record::{EpochRecord, RecordKind};
 use brick_wire::*;
 
 use super::harness::*;
@@ -121,6 +122,25 @@ impl Pair {
             Status::Ok => Ok(PullReport::from_bytes(&frame.aux).expect("a report")),
             status => Err(status),
         }
+    }
+
+    fn status(&mut self) -> ImageStatus {
+        let aux = image().to_bytes().to_vec();
+        let id = self.target.send(self.target_client, request(Opcode::ImageStatus), aux, None);
+        ImageStatus::from_bytes(&self.target.reply(id).expect("answered").aux).expect("counters")
+    }
+
+    fn history(&mut self) -> Vec<FinishedHeal> {
+        let id = self.target.send(self.target_client, request(Opcode::HealHistory), Vec::new(), None);
+        HealHistory::from_bytes(&self.target.reply(id).expect("answered").aux).expect("a history").heals
+    }
+
+    /// The target gets a record of the session that holds the image.
+    fn accept(&mut self, record: &EpochRecord) {
+        let promised = self.target.prepare(self.target_client, record.epoch, Flags::NONE);
+        assert_eq!(self.target.status_of(promised), Some(Status::Ok));
+        let accepted = self.target.accept(self.target_client, record);
+        assert_eq!(self.target.status_of(accepted), Some(Status::Ok));
     }
 
     fn assert_equal(&self) {
@@ -356,4 +376,30 @@ fn pulling_links_close_when_idle() {
     pair.target.pass(Duration::from_secs(30));
     assert!(matches!(pair.target.closed.as_slice(), [(_, CloseReason::Idle)]));
     assert_eq!(pair.target.engines[0].poll_timeout(), None);
+}
+
+/// The target's status and history, and what a record makes of them: the first that has the target in S ends the heal.
+#[test]
+fn pulling_for_a_copy_outside_s_is_remembered_as_a_heal() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 4));
+    pair.pull(0, 8);
+    assert_eq!(pair.status().heal_compared_blocks, 8);
+    assert_eq!(pair.history(), [], "it has not ended");
+    pair.target.pass(Duration::from_millis(700));
+
+    let next = |counter| Epoch { counter, ..EPOCH };
+    pair.accept(&record(next(2), RecordKind::Heal));
+    assert_eq!(pair.history(), [], "another record without the target changes nothing");
+    let both = BrickSet::only(BrickIndex(0)).with(BrickIndex(1));
+    pair.accept(&EpochRecord { in_sync: both, ..record(next(3), RecordKind::Heal) });
+    pair.target.pass(Duration::from_millis(50));
+    let history = pair.history();
+    assert_eq!(history.len(), 1, "{history:?}");
+    let heal = history[0];
+    assert_eq!((heal.image, heal.epoch, heal.age_ms, heal.duration_ms), (image(), next(3), 50, 700));
+    assert_eq!((heal.compared_blocks, heal.written_blocks), (8, 4));
+    assert_eq!(pair.status().heal_compared_blocks, 0);
+    pair.accept(&EpochRecord { in_sync: both, ..record(next(4), RecordKind::Closed) });
+    assert_eq!(pair.history(), history, "once");
 }

@@ -221,16 +221,46 @@ fn lease_is_checked_again_when_a_write_reaches_its_turn() {
 }
 
 #[test]
-fn lease_of_closed_and_heal_records_is_free() {
-    for kind in [RecordKind::Closed, RecordKind::Heal] {
-        let mut brick = Brick::single();
-        let alice = brick.connect(0, ALICE, 1);
-        let bob = brick.connect(0, BOB, 1);
-        brick.prepare(alice, epoch(1, ALICE), Flags::NONE);
-        brick.accept(alice, &record(epoch(1, ALICE), kind));
-        let promised = brick.prepare(bob, epoch(2, BOB), Flags::NONE);
-        assert_eq!(brick.status_of(promised), Some(Status::Ok), "{kind:?}");
+fn lease_keeps_out_by_the_kind_of_the_record_and_of_the_asker() {
+    // Does the lease keep out a client? Somebody who heals?
+    for (kind, client, healer) in [
+        (RecordKind::Client, true, true),
+        (RecordKind::Recovering, true, true),
+        (RecordKind::Heal, false, true),
+        (RecordKind::HealRecovering, false, true),
+        (RecordKind::Closed, false, false),
+    ] {
+        for (flags, kept_out) in [(Flags::NONE, client), (Flags::HEAL, healer)] {
+            let mut brick = Brick::single();
+            let alice = brick.connect(0, ALICE, 1);
+            let bob = brick.connect(0, BOB, 1);
+            brick.prepare(alice, epoch(1, ALICE), Flags::NONE);
+            brick.accept(alice, &record(epoch(1, ALICE), kind));
+            let asked = brick.prepare(bob, epoch(2, BOB), flags);
+            let expected = if kept_out { Status::LeaseHeld } else { Status::Ok };
+            assert_eq!(brick.status_of(asked), Some(expected), "{kind:?}, {flags:?}");
+        }
     }
+}
+
+#[test]
+fn lease_of_a_healer_is_renewed_shown_and_runs_out() {
+    let mut brick = Brick::single();
+    let alice = brick.connect(0, ALICE, 1);
+    let bob = brick.connect(0, BOB, 1);
+    brick.prepare(alice, epoch(1, ALICE), Flags::HEAL);
+    brick.accept(alice, &record(epoch(1, ALICE), RecordKind::Heal));
+    brick.pass(LEASE / 2);
+    let ping = brick.simple(alice, Opcode::Ping, epoch(1, ALICE));
+    assert_eq!(brick.status_of(ping), Some(Status::Ok));
+    brick.pass(LEASE / 2);
+    let held = brick.prepare(bob, epoch(2, BOB), Flags::HEAL);
+    let reply = brick.reply(held).expect("answered");
+    assert_eq!(reply.header.status, Status::LeaseHeld);
+    assert_eq!(u128::from(state_of(&reply).lease_left_ms), (LEASE / 2).as_millis());
+    brick.pass(LEASE / 2);
+    let promised = brick.prepare(bob, epoch(3, BOB), Flags::HEAL);
+    assert_eq!(brick.status_of(promised), Some(Status::Ok));
 }
 
 #[test]

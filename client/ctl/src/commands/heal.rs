@@ -1,6 +1,6 @@
-//! `heal status` and `heal run`.
+//! `heal status`, `heal run` and `heal history`; the others of `heal` have files of their own.
 
-use brick_client::{BrickState, HealthState, ImageHealth, Volume};
+use brick_client::{BrickState, HealMemory, HealthState, ImageHealth, Volume};
 use serde::Serialize;
 
 use crate::args::HealCommand;
@@ -45,6 +45,19 @@ pub async fn run(volume: &Volume, command: HealCommand) -> Result<(), Error> {
             }
             Ok(())
         }
+        HealCommand::Watch { name, interval, json } => {
+            super::watch::run(volume, name.as_ref(), interval, json).await
+        }
+        HealCommand::History { name, json } => {
+            let heals = volume.heal_history(name.as_ref()).await?;
+            if json {
+                print_json(&HistoryJson { heals: heals.iter().map(MemoryJson::from).collect() });
+            } else {
+                print_history(&heals);
+            }
+            Ok(())
+        }
+        HealCommand::Agent { interval, once, json } => super::agent::run(volume, interval, once, json).await,
     }
 }
 
@@ -54,7 +67,7 @@ struct StatusJson {
 }
 
 #[derive(Serialize)]
-struct ImageJson {
+pub(super) struct ImageJson {
     image: String,
     state: &'static str,
     epoch: u64,
@@ -78,7 +91,7 @@ struct RunJson {
 }
 
 #[derive(Serialize)]
-struct OutcomeJson {
+pub(super) struct OutcomeJson {
     image: String,
     healed_blocks: u64,
     healed_bytes: u64,
@@ -98,6 +111,53 @@ impl From<brick_client::HealOutcome> for OutcomeJson {
             seconds: outcome.seconds,
         }
     }
+}
+
+#[derive(Serialize)]
+struct HistoryJson {
+    heals: Vec<MemoryJson>,
+}
+
+#[derive(Serialize)]
+struct MemoryJson {
+    image: String,
+    brick: String,
+    age_ms: u64,
+    seconds: f64,
+    healed_blocks: u64,
+    healed_bytes: u64,
+    compared_blocks: u64,
+    wire_bytes: u64,
+}
+
+impl From<&HealMemory> for MemoryJson {
+    fn from(memory: &HealMemory) -> MemoryJson {
+        MemoryJson {
+            image: memory.image.clone(),
+            brick: memory.brick.clone(),
+            age_ms: memory.age.as_millis() as u64,
+            seconds: memory.duration.as_secs_f64(),
+            healed_blocks: memory.healed_blocks,
+            healed_bytes: memory.healed_bytes(),
+            compared_blocks: memory.compared_blocks,
+            wire_bytes: memory.wire_bytes,
+        }
+    }
+}
+
+fn print_history(heals: &[HealMemory]) {
+    let rows = heals.iter().map(|memory| {
+        vec![
+            memory.image.clone(),
+            memory.brick.clone(),
+            format!("{} ago", indicatif::HumanDuration(memory.age)),
+            format!("{:.1} s", memory.duration.as_secs_f64()),
+            format!("{} blocks ({})", memory.healed_blocks, bytes(memory.healed_bytes())),
+            memory.compared_blocks.to_string(),
+            bytes(memory.wire_bytes),
+        ]
+    });
+    print!("{}", table(&["IMAGE", "BRICK", "ENDED", "TOOK", "HEALED", "COMPARED", "NETWORK"], rows));
 }
 
 impl From<&ImageHealth> for ImageJson {
@@ -132,7 +192,7 @@ fn print_health(health: &ImageHealth) {
     print!("{}", table(&["BRICK", "ROLE", "STATE", ""], rows));
 }
 
-fn image_state(state: HealthState) -> &'static str {
+pub(super) fn image_state(state: HealthState) -> &'static str {
     match state {
         HealthState::Healthy => "healthy",
         HealthState::Degraded => "degraded",
@@ -142,7 +202,7 @@ fn image_state(state: HealthState) -> &'static str {
     }
 }
 
-fn brick_state(state: BrickState) -> &'static str {
+pub(super) fn brick_state(state: BrickState) -> &'static str {
     match state {
         BrickState::InSync => "in_sync",
         BrickState::Stale => "stale",

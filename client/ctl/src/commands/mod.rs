@@ -1,21 +1,23 @@
 //! One file per group of commands; this one picks.
 
+mod agent;
 mod declare;
 mod heal;
 mod image;
 mod nbd;
 mod transfer;
 mod volume;
+mod watch;
 
 use brick_client::{Volume, VolumeConfig};
 
-use crate::args::{Arguments, Command, ImageCommand, VolumeCommand};
+use crate::args::{Arguments, Command, HealCommand, ImageCommand, VolumeCommand};
 use crate::error::Error;
 use crate::signals;
 
 /// Runs a command to its end.
 pub async fn run(arguments: Arguments) -> Result<(), Error> {
-    if !matches!(arguments.command, Command::Nbd(_)) {
+    if !arguments.command.ends_by_signal() {
         signals::unblock();
     }
     let path = arguments.volume;
@@ -23,6 +25,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Volume(_) => "volume",
         Command::Image(ImageCommand::DeclareGood { .. }) => "image declare-good",
         Command::Image(_) => "image",
+        Command::Heal(HealCommand::Agent { .. }) => "heal agent",
         Command::Heal(_) => "heal",
         Command::Nbd(_) => "nbd",
     };

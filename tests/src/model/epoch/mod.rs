@@ -10,7 +10,7 @@
 //! | `state::Acceptor::promised`, `accepted` | `engine/registers.rs`: `RegisterState`, as appended |
 //! | `state::Acceptor::synced` | what the register log holds; another value only where rule R1 is broken |
 //! | `state::Acceptor::draining`, `ring` | `engine/fence.rs`: `Drained::Image`, and an issued request |
-//! | `state::Acceptor::lease` | `engine/lease.rs`: `Lease`, its clock reduced to "over or not" |
+//! | `state::Acceptor::lease` | `engine/lease.rs`: `Lease`, its clock reduced to "over or not"; a healer's, which keeps no client out, counts as over |
 //! | `state::Client::stage` | `replica/epoch.rs`: `Change` and its `Stage`, with `Phase` |
 //! | `state::Client::believes` | `replica/lease.rs`: bricks whose `renewed_at` still counts |
 //! | `state::Client::unfenced` | `replica/epoch.rs`: `serve_not_before`, as what it waits for |
