@@ -118,10 +118,7 @@ fn rot_in_the_source_never_reaches_the_target() {
     let in_sync = scenario.world.sessions[&id].group.report().in_sync;
     assert_eq!(in_sync.count(), 1, "the stale copy isn't good");
     // The user writes it anew.
-    let tag = {
-        let _ = tag;
-        scenario.write(id, 0, 3)
-    };
+    let tag = scenario.write(id, 0, 3);
     scenario.until_healthy(id);
     assert_eq!(scenario.read(id, 0, 3), tag);
     scenario.pause(3000);

@@ -76,8 +76,7 @@ pub struct ImageStatus {
     /// Of a copy that isn't in S: blocks compared on behalf of the present holder. Progress, as dirty bits are kept
     /// until every copy is good.
     pub heal_compared_blocks: u64,
-    /// Blocks that couldn't be read, or weren't what was last written, each time one was met since this brick
-    /// started.
+    /// Blocks found since this brick started that couldn't be read, or weren't what was last written.
     pub bad_blocks: u64,
     /// Such blocks that were written again from another copy.
     pub repaired_blocks: u64,

@@ -93,6 +93,10 @@ byte_enum! {
         ShardList = 38,
         /// Deletes every shard of an image on this core.
         ImageRemove = 39,
+        /// Reads blocks of one shard and says which aren't what was last written there.
+        Verify = 40,
+        /// Lists blocks on this core that were found bad and not written since.
+        BadRead = 41,
 
         /// Tells a stale brick to fetch blocks from a good one. See [`crate::body::Pull`].
         Pull = 48,
@@ -175,7 +179,9 @@ impl Flags {
     pub const REWRITE: Flags = Flags(1 << 6);
     /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`).
     pub const HEAL: Flags = Flags(1 << 7);
-    const KNOWN: u16 = (1 << 8) - 1;
+    /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`).
+    pub const BAD: Flags = Flags(1 << 8);
+    const KNOWN: u16 = (1 << 9) - 1;
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Flags) -> bool {

@@ -12,7 +12,7 @@ use brick_wire::overlap::Access;
 use brick_wire::{Flags, Header, Role, Status};
 
 use super::requests::{Outcome, Reply};
-use super::tasks::Work;
+use super::tasks::{Target, Work};
 use super::{ConnectionId, DiskRequest, Engine, Frame, Token};
 use crate::buffer::Buffer;
 
@@ -189,7 +189,8 @@ impl Engine {
         let buffer = match result {
             Ok(buffer) => buffer,
             Err(status) => {
-                self.note_bad_blocks(self.tasks[&token].target);
+                let Target { key, blocks, .. } = self.tasks[&token].target;
+                self.note_bad(key, &blocks.into());
                 return self.fail_task(token, status);
             }
         };

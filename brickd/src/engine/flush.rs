@@ -280,6 +280,7 @@ impl Engine {
         crcs: impl IntoIterator<Item = u32>,
     ) {
         self.witness.record(key, blocks, crcs);
+        self.bad_blocks.remove(key, blocks);
         self.files.written(key, blocks);
         if let Some(lost) = self.syncs.must_rewrite.get_mut(&key) {
             lost.remove_range(blocks);

@@ -81,6 +81,8 @@ impl Engine {
             Opcode::DirtyRead => self.dirty_read(id, &header),
             Opcode::ShardList => self.shard_list(id, &header),
             Opcode::ImageRemove => self.image_remove(id, header),
+            Opcode::Verify => self.verify(id, header),
+            Opcode::BadRead => self.bad_read(id, &header),
             Opcode::Pull => self.pull(id, header, parse::<Pull>(&frame.aux)?),
             Opcode::Stamp
             | Opcode::RegisterRead
@@ -132,6 +134,7 @@ impl Engine {
                 if self.is_core_zero() {
                     self.leases.renew(image, session, self.now);
                 }
+                return Ok(Some(Reply::from(Status::Ok).with_flags(self.bad_flag(image))));
             }
         }
         Ok(Some(Reply::from(Status::Ok)))
@@ -155,6 +158,11 @@ impl Engine {
     /// The same, and the shard that the header names: on this core, with its blocks inside.
     pub(super) fn fenced_shard(&self, id: ConnectionId, header: &Header) -> Result<Target, Status> {
         let attach = self.fenced_image(id, header)?;
+        self.target_of(attach, header)
+    }
+
+    /// The shard that the header names, if it is on this core and has the blocks.
+    pub(super) fn target_of(&self, attach: Attach, header: &Header) -> Result<Target, Status> {
         let key = (attach.image, header.shard);
         let lane = lane_of(key.0, key.1, self.config.lanes);
         let shard_bytes = 1 << attach.shard_shift;

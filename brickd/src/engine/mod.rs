@@ -44,6 +44,7 @@ mod pull_source;
 mod registers;
 mod remove;
 mod requests;
+mod scrub;
 mod shutdown;
 mod status;
 mod tasks;
@@ -72,6 +73,7 @@ use pull::Pulls;
 use registers::Registers;
 use remove::Removals;
 use requests::Requests;
+use scrub::BadBlocks;
 use shutdown::Shutdown;
 use tasks::Task;
 use witness::Witness;
@@ -126,6 +128,7 @@ pub struct Engine {
     dirty: DirtyMaps,
     activity: ActivityLog,
     witness: Witness,
+    bad_blocks: BadBlocks,
     pulls: Pulls,
     joins: Joins,
     /// Blocks of source reads that hold buffers.
@@ -188,6 +191,7 @@ impl Engine {
             dirty,
             activity,
             witness,
+            bad_blocks: BadBlocks::default(),
             pulls: Pulls::default(),
             joins: Joins::default(),
             source_blocks: 0,

@@ -364,7 +364,7 @@ impl Engine {
             Some(_) => self.witness.unlike(key, blocks, &crcs),
             None => blocks.into(),
         };
-        self.witness.count_bad(key.0, bad.count());
+        self.note_bad(key, &bad);
         // A block whose sync failed may read well and be lost all the same: it has to be written again (rule I7).
         let mut rewrite = self.syncs.must_be_rewritten(key).cloned().unwrap_or_default();
         rewrite.insert_all(&bad);

@@ -12,7 +12,7 @@ use brick_wire::overlap::Access;
 use brick_wire::{BlockSet, Epoch, Header, ImageUuid, Role, Status};
 
 use super::requests::{Outcome, Reply};
-use super::tasks::Work;
+use super::tasks::{Target, Work};
 use super::{ConnectionId, DiskRequest, Engine, Token};
 use crate::buffer::Buffer;
 
@@ -104,7 +104,8 @@ impl Engine {
                 }
             }
             Err(status) => {
-                self.note_bad_blocks(self.tasks[&token].target);
+                let Target { key, blocks, .. } = self.tasks[&token].target;
+                self.note_bad(key, &blocks.into());
                 self.fail_task(token, status);
             }
         }

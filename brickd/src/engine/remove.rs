@@ -99,6 +99,7 @@ impl Engine {
             self.dirty.forget(image);
             self.activity.forget(image);
             self.syncs.forget(image);
+            self.bad_blocks.forget(image);
             self.pulls.forget(image);
             self.joins.forget(image);
         }

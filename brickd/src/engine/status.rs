@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use brick_wire::body::{BrickStatus, DirtyPage, ImageStatus, ShardPage};
 use brick_wire::cursor::Body;
 use brick_wire::limits::AUX_BYTES_MAX;
-use brick_wire::{Flags, Header, ImageUuid, Status};
+use brick_wire::{BlockSet, Flags, Header, ImageUuid, ShardIndex, Status};
 
 use super::requests::{Outcome, Reply};
 use super::{ConnectionId, DiskError, DiskOutput, DiskRequest, Engine, Purpose, Token};
@@ -58,18 +58,9 @@ impl Engine {
     /// `DirtyRead`: a page of the dirty map.
     pub(super) fn dirty_read(&mut self, id: ConnectionId, header: &Header) -> Outcome {
         let image = self.fenced_image(id, header)?.image;
-        let (mut page, mut bytes, mut more) = (DirtyPage::default(), 0, Flags::NONE);
-        for (shard, blocks) in self.dirty.shards_from(image, header.shard) {
-            bytes += 6 + blocks.end().div_ceil(8);
-            if bytes > PAGE_BYTES_MAX {
-                more = Flags::MORE;
-                break;
-            }
-            page.shards.push((shard, blocks));
-        }
-        let reply = Reply::body(page.to_bytes());
+        let reply = page_of(self.dirty.shards_from(image, header.shard));
         let rewrite = if self.syncs.is_failed(image) { Flags::REWRITE } else { Flags::NONE };
-        Ok(Some(reply.with_flags(more).with_flags(self.exact_flag(image)).with_flags(rewrite)))
+        Ok(Some(reply.with_flags(self.exact_flag(image)).with_flags(rewrite)))
     }
 
     /// `ShardList`: a page of the shards that exist.
@@ -84,4 +75,18 @@ impl Engine {
     fn exact_flag(&self, image: ImageUuid) -> Flags {
         if self.dirty.is_exact(image) { Flags::EXACT } else { Flags::NONE }
     }
+}
+
+/// As many shards and blocks as fit in a frame; flagged if there are more.
+pub(super) fn page_of(shards: impl Iterator<Item = (ShardIndex, BlockSet)>) -> Reply {
+    let (mut page, mut bytes, mut more) = (DirtyPage::default(), 0, Flags::NONE);
+    for (shard, blocks) in shards {
+        bytes += 6 + blocks.end().div_ceil(8);
+        if bytes > PAGE_BYTES_MAX {
+            more = Flags::MORE;
+            break;
+        }
+        page.shards.push((shard, blocks));
+    }
+    Reply::body(page.to_bytes()).with_flags(more)
 }

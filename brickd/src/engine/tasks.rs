@@ -38,6 +38,8 @@ pub(super) enum Work {
     Read(ReadTask),
     SourceRead(SourceRead),
     PullRun(PullRun),
+    /// See `scrub`; with its buffer when it has one.
+    Verify(Option<Buffer>),
     /// Nobody's request: see `witness`.
     PageSave(PageSave),
 }
@@ -93,6 +95,7 @@ impl Engine {
             Work::Read(_) => self.advance_read(token),
             Work::SourceRead(_) => self.advance_source_read(token),
             Work::PullRun(_) => self.advance_pull_run(token),
+            Work::Verify(_) => self.advance_verify(token),
             Work::PageSave(_) => self.advance_page_save(token),
         }
     }
@@ -115,6 +118,7 @@ impl Engine {
             Work::Read(_) => self.read_done(token, result),
             Work::SourceRead(_) => self.source_read_done(token, result),
             Work::PullRun(_) => self.pull_io_done(token, result),
+            Work::Verify(_) => self.verify_done(token, result),
             Work::PageSave(_) => self.page_block_written(token, result),
         }
     }
@@ -136,7 +140,7 @@ impl Engine {
         match &task.work {
             Work::SourceRead(read) => self.source_read_ended(read),
             Work::PullRun(_) => self.pull_run_ended(task.target.blocks),
-            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::PageSave(_) => {}
+            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::Verify(_) | Work::PageSave(_) => {}
         }
         for woken in self.claims.release(task.target.key, token) {
             self.tasks.get_mut(&woken).expect("claims belong to tasks").claimed = true;
@@ -158,7 +162,7 @@ impl Engine {
                 self.end_task(token);
                 self.page_save_ended(lane, false);
             }
-            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::SourceRead(_) => {
+            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => {
                 self.end_task(token);
                 self.answer(token, status.into());
             }
@@ -206,7 +210,7 @@ impl Engine {
     pub(super) fn only_reads(&self, token: Token) -> bool {
         self.tasks.get(&token).is_some_and(|task| match &task.work {
             Work::Write(_) | Work::DummyWrite | Work::PageSave(_) => false,
-            Work::Read(_) | Work::SourceRead(_) => true,
+            Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => true,
             Work::PullRun(run) => run.is_hashing(),
         })
     }

@@ -125,9 +125,7 @@ impl Witness {
     }
 
     pub(super) fn count_bad(&mut self, image: ImageUuid, blocks: usize) {
-        if blocks > 0 {
-            self.found.entry(image).or_default().bad_blocks += blocks as u64;
-        }
+        self.found.entry(image).or_default().bad_blocks += blocks as u64;
     }
 
     pub(super) fn count_repaired(&mut self, image: ImageUuid, blocks: usize) {
@@ -410,22 +408,6 @@ impl Engine {
         self.end_task(token);
         let lane = self.lane_of(key);
         self.page_save_ended(lane, good);
-    }
-
-    /// Whether all blocks read are what was last written there; counts those that aren't.
-    pub(super) fn is_as_written(&mut self, target: Target, crcs: &[u32]) -> bool {
-        let Target { key, blocks, .. } = target;
-        let bad = self.witness.unlike(key, blocks, crcs);
-        if bad.is_empty() {
-            blocks.iter().zip(crcs).for_each(|(block, crc)| self.witness.fill_in(key, block, *crc));
-        }
-        self.witness.count_bad(key.0, bad.count());
-        bad.is_empty()
-    }
-
-    /// The blocks couldn't be read.
-    pub(super) fn note_bad_blocks(&mut self, target: Target) {
-        self.witness.count_bad(target.key.0, usize::from(target.blocks.count));
     }
 
     /// Whether the token is that of a save under way.

@@ -30,6 +30,21 @@ pub enum Command {
     /// Shows which copies are good and brings the others back
     #[command(subcommand)]
     Heal(HealCommand),
+    /// Reads every copy of an image, finds blocks that rotted, and has them repaired
+    #[command(
+        after_help = "Works beside a client that has the image open. Exits with an error if a block stays \
+                            bad.\n\nExample:\n  brickctl -v vms.toml scrub vm1 --rate 200M"
+    )]
+    Scrub {
+        /// Which image
+        name: ImageName,
+        /// Bytes that each brick may read a second, e.g. 200M; as fast as it can if left out
+        #[arg(long, value_parser = parse_size, default_value = "0", hide_default_value = true)]
+        rate: u64,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Serves an image over NBD until SIGTERM or SIGINT
     #[command(after_help = "Example:\n  brickctl -v vms.toml nbd vm1 --socket /run/vm1.sock\n  \
                             qemu-system-x86_64 -drive driver=nbd,path=/run/vm1.sock,if=virtio …")]

@@ -44,6 +44,17 @@ pub enum Error {
     /// The file to write.
     #[error(transparent)]
     Sink(#[from] brickctl::sink::SinkError),
+    /// A scrub that left something bad.
+    #[error(
+        "image {name:?}: {blocks} blocks stay bad, for no other good copy of them answers; bring the other brick back, \
+         or write them anew from a backup"
+    )]
+    Unrepairable {
+        /// Which.
+        name: String,
+        /// How many, over all copies.
+        blocks: u64,
+    },
     /// A signal, before anything was served.
     #[error("image {name:?} was not served: a signal came while it was being opened")]
     Interrupted {

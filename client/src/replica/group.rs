@@ -259,6 +259,7 @@ impl Group {
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
+            Purpose::BadRead => self.handle_bad_blocks(brick, reply),
             Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use brick_wire::{BrickIndex, CoreIndex, Header, Opcode, Status, Timestamp};
+use brick_wire::{BrickIndex, CoreIndex, Flags, Header, Opcode, Status, Timestamp};
 
 use super::Group;
 use super::group::Phase;
@@ -86,6 +86,9 @@ impl Group {
             Status::Ok => {}
             Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
             _ => {}
+        }
+        if reply.flags.contains(Flags::BAD) {
+            self.ask_for_bad_blocks(brick, core);
         }
         if self.lease_holds() {
             for (key, result) in std::mem::take(&mut self.unverified) {

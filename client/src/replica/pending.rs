@@ -50,6 +50,8 @@ pub(super) enum Purpose {
     Pull(OperationKey),
     /// A lease renewal.
     Renew,
+    /// The list of a core's bad blocks.
+    BadRead,
     /// One core's share of an image's removal.
     Remove(OperationKey),
     /// The brick was told that it is blank.

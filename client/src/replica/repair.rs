@@ -1,7 +1,8 @@
 //! Repair: blocks of a copy in S that can't be read, or aren't what was last written there, are fetched again from
 //! another copy of S.
 //!
-//! A read that meets such a block is served by another copy at once; the repair follows. It is a pull like those of
+//! A read that meets such a block is served by another copy at once; the repair follows. What a brick finds by itself
+//! it says in its answers to renewals. A repair is a pull like those of
 //! heal, under the same claims (I13) and for the holder only (I15): the brick asks the source for what differs, and
 //! counts as differing what it can't vouch for itself. The source vouches for every block that it sends, so a block
 //! that is bad everywhere stays bad, and its readers are told. A block that was written meanwhile is good, and the
@@ -9,21 +10,25 @@
 
 use std::time::Duration;
 
-use brick_wire::body::PullReport;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, ShardIndex, Timestamp};
+use brick_wire::body::{DirtyPage, PullReport};
+use brick_wire::cursor::Body;
+use brick_wire::decode::Frame;
+use brick_wire::{BlockRange, BlockSet, BrickIndex, CoreIndex, Opcode, ShardIndex, Status, Timestamp};
 
 use super::Group;
 use super::admit::Kind;
+use super::group::Phase;
 use super::heal::{PullOperation, hull};
+use super::pending::Purpose;
 
 /// Shards with blocks to repair that are remembered; further ones are met again.
 const REPAIRS_MAX: usize = 1024;
 /// Repairs under way.
 const REPAIRS_IN_FLIGHT_MAX: usize = 4;
-/// After so many failures a block counts as lost; who reads it next starts over.
-const ATTEMPTS_MAX: u32 = 5;
-/// Pause after a repair that failed.
+/// Pause after a repair that failed; doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between attempts: the other copy may be bad there, too, and stay so.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Bad blocks of one copy of a shard.
 #[derive(Debug)]
@@ -44,6 +49,27 @@ impl Group {
         let not_before = self.now;
         let fresh = Repair { blocks: BlockSet::new(), attempts: 0, not_before, in_flight: false };
         self.repairs.entry((brick, shard)).or_insert(fresh).blocks.insert_range(blocks);
+    }
+
+    /// A core knows bad blocks that nobody may have read yet.
+    pub(super) fn ask_for_bad_blocks(&mut self, brick: BrickIndex, core: CoreIndex) {
+        let asked = self.pending.any(brick, |purpose| purpose == Purpose::BadRead);
+        if matches!(self.phase, Phase::Serving) && self.ready().contains(brick) && !asked {
+            let header = self.data_header(Opcode::BadRead);
+            self.send(brick, core, header, Purpose::BadRead);
+        }
+    }
+
+    pub(super) fn handle_bad_blocks(&mut self, brick: BrickIndex, reply: &Frame) {
+        let (Status::Ok, Ok(page)) = (reply.header.status, DirtyPage::from_bytes(&reply.aux)) else { return };
+        for (shard, blocks) in page.shards {
+            if blocks.end() > usize::from(self.config.shard_blocks()) {
+                return self.reset_link(brick, "it lists bad blocks behind the end of a shard");
+            }
+            for run in blocks.runs(u16::MAX) {
+                self.note_bad_blocks(brick, shard, run);
+            }
+        }
     }
 
     /// Starts the repairs that are due.
@@ -97,14 +123,11 @@ impl Group {
     }
 
     pub(super) fn note_repair_failed(&mut self, brick: BrickIndex, shard: ShardIndex) {
-        let not_before = self.now + RETRY_PAUSE;
+        let now = self.now;
         if let Some(repair) = self.repairs.get_mut(&(brick, shard)) {
             repair.in_flight = false;
+            repair.not_before = now + (RETRY_PAUSE * (1 << repair.attempts.min(8))).min(RETRY_PAUSE_MAX);
             repair.attempts += 1;
-            repair.not_before = not_before;
-            if repair.attempts == ATTEMPTS_MAX {
-                self.repairs.remove(&(brick, shard));
-            }
         }
     }
 

@@ -12,6 +12,7 @@ mod history;
 mod images;
 mod learn;
 mod registers;
+mod scrub;
 mod status;
 mod survey;
 
@@ -26,6 +27,7 @@ pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
 pub use self::history::HealMemory;
 pub use self::images::{CreateOptions, ImageInfo, OpenOptions};
+pub use self::scrub::{ScrubOptions, ScrubOutcome, ScrubProgress};
 pub use self::status::{
     BrickHealth, BrickState, BrickUsage, GroupUsage, HealthState, ImageHealth, VolumeUsage,
 };

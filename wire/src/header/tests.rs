@@ -106,6 +106,8 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (37, "DirtyRead"),
         (38, "ShardList"),
         (39, "ImageRemove"),
+        (40, "Verify"),
+        (41, "BadRead"),
         (48, "Pull"),
         (49, "PullRead"),
     ];
@@ -148,8 +150,9 @@ fn opcodes_and_statuses_keep_their_numbers() {
         Flags::EXACT,
         Flags::REWRITE,
         Flags::HEAL,
+        Flags::BAD,
     ];
-    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80]);
+    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x100]);
     assert_eq!(flags.into_iter().fold(Flags::NONE, Flags::with).0, Flags::KNOWN);
 }
 

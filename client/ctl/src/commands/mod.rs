@@ -5,6 +5,7 @@ mod declare;
 mod heal;
 mod image;
 mod nbd;
+mod scrub;
 mod transfer;
 mod volume;
 mod watch;
@@ -27,6 +28,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Image(_) => "image",
         Command::Heal(HealCommand::Agent { .. }) => "heal agent",
         Command::Heal(_) => "heal",
+        Command::Scrub { .. } => "scrub",
         Command::Nbd(_) => "nbd",
     };
     let open = || {
@@ -41,6 +43,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
         Command::Image(command) => image::run(&open()?, command).await,
         Command::Heal(command) => heal::run(&open()?, command).await,
+        Command::Scrub { name, rate, json } => scrub::run(&open()?, &name, rate, json).await,
         Command::Nbd(arguments) => nbd::serve(&open()?, arguments).await,
     }
 }

@@ -1,0 +1,155 @@
+//! Scrub: `Verify` reads blocks and compares them with the witness, `BadRead` lists what was found bad and not
+//! written since.
+//!
+//! Verifying needs no epoch: it changes nothing, and a claim on the blocks keeps writes out of the comparison. Only
+//! the holder may repair (rule I15); it learns from the answers to its renewals that there is something.
+
+use std::collections::BTreeMap;
+
+use brick_wire::body::DirtyPage;
+use brick_wire::checksum::block_crcs;
+use brick_wire::cursor::Body;
+use brick_wire::overlap::Access;
+use brick_wire::{BlockRange, BlockSet, Flags, Header, ImageUuid, Role, ShardIndex, Status};
+
+use super::requests::{Outcome, Reply};
+use super::tasks::{Target, Work};
+use super::{ConnectionId, DiskRequest, Engine, ShardKey, Token};
+use crate::buffer::Buffer;
+
+/// Shards of an image whose bad blocks are remembered; those of further ones are found again.
+const BAD_SHARDS_MAX: usize = 1024;
+
+/// Blocks that couldn't be read, or weren't what was last written, and weren't written since.
+#[derive(Debug, Default)]
+pub(super) struct BadBlocks {
+    images: BTreeMap<ImageUuid, BTreeMap<ShardIndex, BlockSet>>,
+}
+
+impl BadBlocks {
+    /// Returns how many of them weren't known.
+    fn insert(&mut self, (image, shard): ShardKey, blocks: &BlockSet) -> usize {
+        let shards = self.images.entry(image).or_default();
+        if shards.len() >= BAD_SHARDS_MAX && !shards.contains_key(&shard) {
+            return blocks.count();
+        }
+        let bad = shards.entry(shard).or_default();
+        let known = bad.count();
+        bad.insert_all(blocks);
+        bad.count() - known
+    }
+
+    /// The blocks are good: written, or read well.
+    pub(super) fn remove(&mut self, (image, shard): ShardKey, blocks: BlockRange) {
+        let Some(shards) = self.images.get_mut(&image) else { return };
+        if let Some(bad) = shards.get_mut(&shard) {
+            bad.remove_range(blocks);
+            if bad.is_empty() {
+                shards.remove(&shard);
+            }
+        }
+        if shards.is_empty() {
+            self.images.remove(&image);
+        }
+    }
+
+    /// The image is removed.
+    pub(super) fn forget(&mut self, image: ImageUuid) {
+        self.images.remove(&image);
+    }
+}
+
+impl Engine {
+    /// `Verify`: which of the blocks are bad here.
+    pub(super) fn verify(&mut self, id: ConnectionId, header: Header) -> Outcome {
+        self.require_role(Role::Data)?;
+        let attach = self.attached(id, header.image)?;
+        if self.removals.contains(attach.image) {
+            return Err(Status::Busy);
+        }
+        let target = self.target_of(attach, &header)?;
+        if target.blocks.count == 0 {
+            return Err(Status::Invalid);
+        }
+        let token = self.open_request(id, header, None);
+        self.start_task(token, target, Access::Shared, Work::Verify(None));
+        Ok(None)
+    }
+
+    pub(super) fn advance_verify(&mut self, token: Token) {
+        let target = self.tasks[&token].target;
+        if !self.files.exists_soon(target.key) {
+            self.end_task(token);
+            self.answer(token, Reply::body(DirtyPage::default().to_bytes()).with_flags(Flags::ZEROES));
+            return;
+        }
+        if matches!(self.task(token).work, Work::Verify(None)) {
+            let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
+            self.task(token).work = Work::Verify(Some(buffer));
+        }
+        let Some(slot) = self.task_file(token) else { return };
+        if !self.task_page(token) {
+            return;
+        }
+        let Work::Verify(buffer) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
+        let buffer = buffer.take().expect("allocated above");
+        self.mark_issued(token);
+        let offset_bytes = target.blocks.offset_bytes();
+        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+    }
+
+    pub(super) fn verify_done(&mut self, token: Token, result: Result<Buffer, Status>) {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let bad = match result {
+            Ok(buffer) => {
+                let crcs: Vec<u32> = block_crcs(&buffer).collect();
+                self.examine(key, blocks, &crcs)
+            }
+            // One of them can't be read; to the reader none of them could.
+            Err(_) => blocks.into(),
+        };
+        self.note_bad(key, &bad);
+        self.end_task(token);
+        let shards = if bad.is_empty() { Vec::new() } else { vec![(key.1, bad)] };
+        self.answer(token, Reply::body(DirtyPage { shards }.to_bytes()));
+    }
+
+    /// `BadRead`: what was found bad and not written since.
+    pub(super) fn bad_read(&mut self, id: ConnectionId, header: &Header) -> Outcome {
+        let image = self.fenced_image(id, header)?.image;
+        let shards = self.bad_blocks.images.get(&image).into_iter().flatten();
+        Ok(Some(super::status::page_of(shards.map(|(shard, blocks)| (*shard, blocks.clone())))))
+    }
+
+    /// Says in the answer to a renewal that there are bad blocks.
+    pub(super) fn bad_flag(&self, image: ImageUuid) -> Flags {
+        if self.bad_blocks.images.contains_key(&image) { Flags::BAD } else { Flags::NONE }
+    }
+
+    /// These blocks were met, and are bad.
+    pub(super) fn note_bad(&mut self, key: ShardKey, blocks: &BlockSet) {
+        if !blocks.is_empty() {
+            let fresh = self.bad_blocks.insert(key, blocks);
+            self.witness.count_bad(key.0, fresh);
+        }
+    }
+
+    /// The blocks of a shard in use that aren't what was last written there. What wasn't known of the others is now.
+    pub(super) fn examine(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> BlockSet {
+        let bad = self.witness.unlike(key, blocks, crcs);
+        for (block, crc) in blocks.iter().zip(crcs) {
+            if !bad.contains(block) {
+                self.witness.fill_in(key, block, *crc);
+                self.bad_blocks.remove(key, BlockRange::new(block, 1));
+            }
+        }
+        bad
+    }
+
+    /// Whether all blocks read are what was last written there; notes those that aren't.
+    pub(super) fn is_as_written(&mut self, target: Target, crcs: &[u32]) -> bool {
+        let bad = self.examine(target.key, target.blocks, crcs);
+        self.note_bad(target.key, &bad);
+        bad.is_empty()
+    }
+}
