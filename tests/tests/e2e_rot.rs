@@ -1,0 +1,164 @@
+//! Rot on real disks: bytes of shard files change behind the bricks' backs while a client uses the image.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use brick_tests::cluster::nbd::NbdClient;
+use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
+use brick_tests::cluster::{Cluster, D1, D2, shard_data, shard_files};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const IMAGE_MIB: u64 = 64;
+const SHARD_BLOCKS: u64 = 1024;
+const BLOCKS: u64 = IMAGE_MIB * MIB / BLOCK_BYTES as u64;
+/// Of each copy.
+const ROTTEN_BLOCKS: usize = 500;
+
+fn write_all(client: &mut NbdClient) {
+    for offset in (0..IMAGE_MIB).map(|number| number * MIB) {
+        client.write(offset, &pattern::blocks(offset, MIB as usize / BLOCK_BYTES, 1)).expect("written");
+    }
+    client.flush().expect("flushed");
+}
+
+fn assert_reads_well(client: &mut NbdClient, block: u64) {
+    let offset = block * BLOCK_BYTES as u64;
+    let bytes = client.read(offset, BLOCK_BYTES).expect("read");
+    assert_eq!(bytes, pattern::blocks(offset, 1, 1), "block {block}");
+}
+
+/// Changes one bit of each block, at a place of its own, in a brick's files.
+fn rot(directory: &Path, blocks: &[u64]) {
+    let files = shard_files(directory);
+    for block in blocks {
+        let name = format!("{:08x}.shard", block / SHARD_BLOCKS);
+        let file = files.iter().find(|file| file.ends_with(&name)).expect("every shard was written");
+        let path = directory.join(file);
+        let file = OpenOptions::new().read(true).write(true).open(path).expect("a shard file");
+        let offset = block % SHARD_BLOCKS * BLOCK_BYTES as u64 + block * 7 % BLOCK_BYTES as u64;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).expect("read");
+        file.write_all_at(&[byte[0] ^ 1 << (block % 8)], offset).expect("written");
+        file.sync_all().expect("synced");
+    }
+}
+
+fn scrub(cluster: &Cluster) -> Value {
+    cluster.ctl(&["scrub", "vm", "--json"]).json()
+}
+
+/// scrub: 1,000 single bits flip, 500 in each copy, in different blocks, while a client reads all over the image.
+/// No wrong byte is ever read, scrub finds exactly these, and the client's session repairs all.
+#[test]
+fn a_thousand_flipped_bits_are_found_and_repaired_in_use() {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect());
+    let rotten = Sequence::new(5).distinct(2 * ROTTEN_BLOCKS, BLOCKS);
+    let (left, right) = rotten.split_at(ROTTEN_BLOCKS);
+    rot(&cluster.bricks[D1].directory, left);
+    rot(&cluster.bricks[D2].directory, right);
+    let over = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let mut client = server.connect();
+        let over = &over;
+        scope.spawn(move || {
+            let mut sequence = Sequence::new(6);
+            while !over.load(Ordering::Relaxed) {
+                assert_reads_well(&mut client, sequence.draw() % BLOCKS);
+            }
+        });
+        let outcome = scrub(&cluster);
+        over.store(true, Ordering::Relaxed);
+        outcome
+    });
+    println!("scrub: {outcome}");
+    assert_eq!(outcome["checked_blocks"], 2 * BLOCKS);
+    assert_eq!(outcome["unrepairable_blocks"], 0);
+    // Those that the reader met first were repaired before scrub came by.
+    let found = outcome["bad_blocks"].as_u64().expect("a number");
+    assert_eq!(outcome["repaired_blocks"], found);
+    assert!(found > 0 && found <= 2 * ROTTEN_BLOCKS as u64, "{found}");
+    let again = scrub(&cluster);
+    assert_eq!((again["bad_blocks"].as_u64(), again["checked_blocks"].as_u64()), (Some(0), Some(2 * BLOCKS)));
+    let mut client = server.connect();
+    (0..BLOCKS).for_each(|block| assert_reads_well(&mut client, block));
+    server.close();
+    cluster.assert_copies_agree("vm");
+}
+
+/// scrub: nobody has the image open. Scrub finds exactly what rotted and repairs it itself.
+#[test]
+fn an_image_that_nobody_uses_is_repaired_by_scrub() {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect());
+    server.close();
+    let rotten = Sequence::new(7).distinct(2 * ROTTEN_BLOCKS, BLOCKS);
+    let (left, right) = rotten.split_at(ROTTEN_BLOCKS);
+    rot(&cluster.bricks[D1].directory, left);
+    rot(&cluster.bricks[D2].directory, right);
+    let outcome = scrub(&cluster);
+    println!("scrub: {outcome}");
+    assert_eq!(outcome["bad_blocks"], 2 * ROTTEN_BLOCKS);
+    assert_eq!(outcome["repaired_blocks"], 2 * ROTTEN_BLOCKS);
+    assert_eq!(outcome["unrepairable_blocks"], 0);
+    cluster.assert_copies_agree("vm");
+}
+
+/// scrub: the same block of both copies. Nobody can repair it; that is said, and only that block is lost.
+#[test]
+fn a_block_that_rotted_in_both_copies_is_said_to_be_lost() {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect());
+    for brick in [D1, D2] {
+        rot(&cluster.bricks[brick].directory, &[77]);
+    }
+    let outcome = cluster.ctl(&["scrub", "vm", "--json"]);
+    assert!(outcome.stdout.contains("\"unrepairable_blocks\":2"), "{}", outcome.stdout);
+    outcome.refused(&["2 blocks stay bad"]);
+    let mut client = server.connect();
+    client.read(77 * BLOCK_BYTES as u64, BLOCK_BYTES).expect_err("no good copy of that block");
+    assert_reads_well(&mut client, 76);
+    client.write(77 * BLOCK_BYTES as u64, &pattern::blocks(77 * BLOCK_BYTES as u64, 1, 1)).expect("written");
+    assert_reads_well(&mut client, 77);
+    server.close();
+    assert_eq!(scrub(&cluster)["bad_blocks"], 0);
+    cluster.assert_copies_agree("vm");
+}
+
+/// rot: the page of CRCs of every shard of one brick, while it is down. No good block counts as bad for it.
+#[test]
+fn rotten_pages_take_no_good_block_with_them() {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect());
+    server.close();
+    cluster.bricks[D1].stop();
+    let directory = cluster.bricks[D1].directory.clone();
+    for file in shard_files(&directory) {
+        let path = directory.join(file);
+        let page_offset = shard_data(&path).len() as u64;
+        let file = OpenOptions::new().write(true).open(path).expect("a shard file");
+        file.write_all_at(&[0xa5; 64], page_offset + 128).expect("written");
+    }
+    cluster.bricks[D1].start();
+    let outcome = scrub(&cluster);
+    assert_eq!(
+        (outcome["bad_blocks"].as_u64(), outcome["checked_blocks"].as_u64()),
+        (Some(0), Some(2 * BLOCKS))
+    );
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    (0..BLOCKS).for_each(|block| assert_reads_well(&mut client, block));
+    server.close();
+    cluster.assert_copies_agree("vm");
+}
