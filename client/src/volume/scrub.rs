@@ -119,10 +119,9 @@ impl Volume {
                 outcome.checked_blocks += checked;
                 done_shards += 1;
                 watch(ScrubProgress { done_shards, shards });
-                if options.bytes_per_second > 0 {
-                    let wanted = checked * BLOCK_SIZE as u64 * 1_000_000 / options.bytes_per_second;
-                    monoio::time::sleep(Duration::from_micros(wanted).saturating_sub(begun.elapsed())).await;
-                }
+                let micros = checked * BLOCK_SIZE as u64 * 1_000_000;
+                let wanted = Duration::from_micros(micros.checked_div(options.bytes_per_second).unwrap_or(0));
+                monoio::time::sleep(wanted.saturating_sub(begun.elapsed())).await;
             }
             bad.push(found);
         }

@@ -142,7 +142,8 @@ impl Disk {
     pub fn rot(&mut self, key: FileKey, block: u16, content: Content) {
         let file = self.files.get_mut(&key).expect("only what exists rots");
         let is_page = u64::from(block) * BLOCK_SIZE as u64 >= file.file_bytes - BLOCK_SIZE as u64;
-        if !file.unwatched && !(is_page && !file.rotten.is_empty()) {
+        let second = file.unwatched || (is_page && !file.rotten.is_empty());
+        if !second {
             file.unwatched |= is_page;
             file.rotten.insert(block, content);
         }
