@@ -1,0 +1,170 @@
+//! What heal costs: bricks go away and return while an image is written, one after the other in every order.
+//!
+//! For each absence: how many different blocks were written meanwhile, how many the heal moved, how long it took from
+//! the start of the brick's process, and what the writer felt before and during it. `scripts/bench-heal` runs this
+//! and, beside it, the same on GlusterFS.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use brick_tests::cluster::nbd::{NbdClient, NbdServer};
+use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
+use brick_tests::cluster::{ARBITER, Cluster, D1, D2};
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// Measures heal after single and double failures under 4 KiB random writes.
+///
+/// Example: brick-bench-heal --size 1024
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Size of the image, in MiB; all of it is written first
+    #[arg(long, default_value_t = 1024)]
+    size: u64,
+    /// Random writes that the single absence without load misses
+    #[arg(long, default_value_t = 1000)]
+    writes: usize,
+    /// Milliseconds that a brick stays away under load
+    #[arg(long, default_value_t = 2000)]
+    away_ms: u64,
+}
+
+/// The states of the world that a write is counted under.
+const WHOLE: usize = 0;
+const AWAY: usize = 1;
+const RETURNING: usize = 2;
+const MIB: u64 = 1 << 20;
+
+/// What the writer noted, by state: how long each write took, and which blocks it was about.
+#[derive(Debug, Default)]
+struct Notes {
+    latencies_us: [Vec<u64>; 3],
+    blocks: [BTreeSet<u64>; 3],
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    println!("{}", quiet(&arguments));
+    let (one, two, arbiter) = (("D1", D1), ("D2", D2), ("A", ARBITER));
+    let orders = [
+        [Some(one), None],
+        [Some(two), None],
+        [Some(arbiter), None],
+        [Some(one), Some(two)],
+        [Some(two), Some(one)],
+        [Some(one), Some(arbiter)],
+        [Some(arbiter), Some(one)],
+        [Some(two), Some(arbiter)],
+        [Some(arbiter), Some(two)],
+    ];
+    for order in orders {
+        for line in under_load(&arguments, &order.into_iter().flatten().collect::<Vec<_>>()) {
+            println!("{line}");
+        }
+    }
+}
+
+/// One data brick misses a number of random writes and returns; nobody else does anything.
+fn quiet(arguments: &Arguments) -> Value {
+    let mut cluster = Cluster::start();
+    let server = filled(&cluster, arguments.size);
+    let mut client = server.connect();
+    cluster.bricks[D2].kill();
+    let blocks = arguments.size * MIB / BLOCK_BYTES as u64;
+    for block in Sequence::new(11).distinct(arguments.writes, blocks) {
+        write(&mut client, block, 2);
+    }
+    client.flush().expect("flushed");
+    let healed = return_of(&mut cluster, D2);
+    server.close();
+    cluster.assert_copies_agree("vm");
+    json!({ "case": "quiet", "brick": "D2", "changed_blocks": arguments.writes, "heal": healed })
+}
+
+/// Bricks go away and come back, one after the other, while a client writes random blocks one at a time.
+fn under_load(arguments: &Arguments, order: &[(&str, usize)]) -> Vec<Value> {
+    let mut cluster = Cluster::start();
+    let server = filled(&cluster, arguments.size);
+    let (over, state) = (AtomicBool::new(false), AtomicUsize::new(WHOLE));
+    let notes = Mutex::new(Notes::default());
+    let blocks = arguments.size * MIB / BLOCK_BYTES as u64;
+    let mut lines = Vec::new();
+    std::thread::scope(|scope| {
+        let mut client = server.connect();
+        let (over, state, notes) = (&over, &state, &notes);
+        scope.spawn(move || {
+            let mut sequence = Sequence::new(12);
+            while !over.load(Ordering::Relaxed) {
+                let block = sequence.draw() % blocks;
+                let (begun, at) = (Instant::now(), state.load(Ordering::SeqCst));
+                write(&mut client, block, 3);
+                let mut notes = notes.lock().expect("nobody panics with it");
+                notes.latencies_us[at].push(begun.elapsed().as_micros() as u64);
+                notes.blocks[at].insert(block);
+            }
+        });
+        for (name, brick) in order {
+            std::thread::sleep(Duration::from_secs(2));
+            cluster.bricks[*brick].kill();
+            state.store(AWAY, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(arguments.away_ms));
+            state.store(RETURNING, Ordering::SeqCst);
+            let healed = return_of(&mut cluster, *brick);
+            state.store(WHOLE, Ordering::SeqCst);
+            let mut notes = std::mem::take(&mut *notes.lock().expect("nobody panics with it"));
+            let names: Vec<&str> = order.iter().map(|(name, _)| *name).collect();
+            lines.push(json!({
+                "case": names.join(", then "),
+                "brick": name,
+                "changed_blocks": notes.blocks[AWAY].len(),
+                "heal": healed,
+                "p99_us_before": percentile(&mut notes.latencies_us[WHOLE], 99),
+                "max_us_before": percentile(&mut notes.latencies_us[WHOLE], 100),
+                "p99_us_during": percentile(&mut notes.latencies_us[RETURNING], 99),
+                "max_us_during": percentile(&mut notes.latencies_us[RETURNING], 100),
+            }));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    server.close();
+    cluster.assert_copies_agree("vm");
+    lines
+}
+
+/// Starts a brick and waits until every copy is good; what its heal moved.
+fn return_of(cluster: &mut Cluster, brick: usize) -> Value {
+    let begun = Instant::now();
+    cluster.bricks[brick].start();
+    cluster.wait_for_state("vm", "healthy");
+    let seconds = begun.elapsed().as_secs_f64();
+    let history = cluster.ctl(&["heal", "history", "vm", "--json"]).json();
+    let address = cluster.bricks[brick].address();
+    let heals: Vec<Value> = history["heals"].as_array().cloned().unwrap_or_default();
+    let last = heals.into_iter().rfind(|heal| heal["brick"] == address.as_str()).unwrap_or(Value::Null);
+    json!({ "seconds": seconds, "of_brick": last })
+}
+
+fn filled(cluster: &Cluster, mebibytes: u64) -> NbdServer {
+    cluster.create_image("vm", &format!("{mebibytes}M"));
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for offset in (0..mebibytes).map(|number| number * MIB) {
+        let data = pattern::blocks(offset, MIB as usize / BLOCK_BYTES, 1);
+        client.write(offset, &data).expect("written");
+    }
+    client.flush().expect("flushed");
+    server
+}
+
+fn write(client: &mut NbdClient, block: u64, version: u64) {
+    let offset = block * BLOCK_BYTES as u64;
+    client.write(offset, &pattern::blocks(offset, 1, version)).expect("written");
+}
+
+fn percentile(values: &mut [u64], percent: usize) -> Option<u64> {
+    values.sort_unstable();
+    let last = values.len().checked_sub(1)?;
+    Some(values[last * percent / 100])
+}
