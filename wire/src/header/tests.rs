@@ -185,7 +185,7 @@ fn each_field_out_of_bounds_has_its_error() {
         (0, b"HTTP", FrameError::Magic(u32::from_le_bytes(*b"HTTP"))),
         (4, &[2], FrameError::Version(2)),
         (5, &[8], FrameError::Opcode(8)),
-        (6, &[0, 0x01], FrameError::Flags(0x100)),
+        (6, &[0, 0x02], FrameError::Flags(0x200)),
         (40, &[0xff, 0x3f], FrameError::Blocks { first: 16383, count: 2 }),
         (40, &[0, 0, 0x01, 0x01], FrameError::Blocks { first: 0, count: 257 }),
         (44, &[4, 0, 0, 0], FrameError::AuxLength(4)),
@@ -197,7 +197,7 @@ fn each_field_out_of_bounds_has_its_error() {
     for (offset, bytes, error) in cases {
         assert_eq!(Header::parse(&altered(WRITE_REQUEST, offset, bytes)), Err(error));
     }
-    assert_eq!(Header::parse(&altered(WRITE_REPLY, 56, &[21, 0])), Err(FrameError::Status(21)));
+    assert_eq!(Header::parse(&altered(WRITE_REPLY, 56, &[22, 0])), Err(FrameError::Status(22)));
 }
 
 #[test]
