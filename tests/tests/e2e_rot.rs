@@ -162,3 +162,30 @@ fn rotten_pages_take_no_good_block_with_them() {
     server.close();
     cluster.assert_copies_agree("vm");
 }
+
+/// rot: shards of the smallest and of the largest size, whose pages have other lengths.
+#[test]
+fn shards_of_every_size_are_watched() {
+    for (size, shard_blocks) in [("1M", 256), ("64M", 16384)] {
+        let mut cluster = Cluster::start();
+        cluster.ctl(&["image", "create", "vm", "--size", "64M", "--shard-size", size]).ok();
+        let server = cluster.serve("vm");
+        write_all(&mut server.connect());
+        server.close();
+        for brick in [D1, D2] {
+            cluster.bricks[brick].stop();
+            cluster.bricks[brick].start();
+        }
+        let file = &shard_files(&cluster.bricks[D1].directory)[0];
+        let path = cluster.bricks[D1].directory.join(file);
+        let file = OpenOptions::new().write(true).open(path).expect("a shard file");
+        file.write_all_at(&[0xa5; 8], (shard_blocks - 1) * BLOCK_BYTES as u64).expect("written");
+        let outcome = scrub(&cluster);
+        assert_eq!(
+            (&outcome["bad_blocks"], &outcome["repaired_blocks"]),
+            (&1.into(), &1.into()),
+            "{outcome}"
+        );
+        cluster.assert_copies_agree("vm");
+    }
+}

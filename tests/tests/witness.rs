@@ -60,20 +60,75 @@ fn rot_is_never_served_and_mended_at_once() {
     }
 }
 
-/// rot: in different blocks of both copies. Each is the other's help.
+/// rot: in different blocks of both copies, within one read. Each is the other's help, and the read waits for it.
 #[test]
 fn rot_in_both_copies_is_mended_crosswise() {
     let (mut scenario, id, tag) = written();
     let other = scenario.write(id, 0, 4);
     scenario.try_flush(id).unwrap();
     rot(&mut scenario, 0, 3);
-    assert_eq!(scenario.read(id, 0, 3), tag);
-    scenario.pause(100);
-    rot(&mut scenario, 0, 4);
-    assert_eq!(scenario.read(id, 0, 4), other);
+    rot(&mut scenario, 1, 4);
+    assert_eq!(scenario.read_tags(id, 0, 3, 2), [tag, other]);
     scenario.pause(3000);
-    assert_eq!((is_rotten(&scenario, 0, 3), is_rotten(&scenario, 0, 4)), (false, false));
+    assert_eq!((is_rotten(&scenario, 0, 3), is_rotten(&scenario, 1, 4)), (false, false));
     assert_eq!(repaired(&scenario, id), 2);
+    scenario.end(id);
+}
+
+/// rot: the same block of both copies. Its reader is told; everything else goes on, and writing it mends it.
+#[test]
+fn rot_of_a_block_in_both_copies_costs_that_block_only() {
+    let (mut scenario, id, _) = written();
+    let other = scenario.write(id, 0, 4);
+    scenario.try_flush(id).unwrap();
+    rot(&mut scenario, 0, 3);
+    rot(&mut scenario, 1, 3);
+    for _ in 0..3 {
+        assert!(scenario.try_read(id, 0, 3).is_err());
+        assert_eq!(scenario.read(id, 0, 4), other);
+        scenario.pause(2000);
+        assert_eq!(scenario.in_sync(id).count(), 2, "nobody leaves S for it");
+    }
+    let tag = scenario.write(id, 0, 3);
+    assert_eq!(scenario.read(id, 0, 3), tag);
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// rot: a block of the copy that a recovery takes as right. It is repaired from the one that is to be made equal.
+#[test]
+fn rot_in_the_source_of_a_recovery_is_mended_from_the_target() {
+    let (mut scenario, id, tag) = written();
+    rot(&mut scenario, 0, 3);
+    scenario.world.drop_session(id, true);
+    scenario.kill(1);
+    scenario.start(1);
+    scenario.pause(3000);
+    let id = scenario.open();
+    assert_eq!(scenario.in_sync(id).count(), 2, "both copies are good after it");
+    assert_eq!(scenario.read(id, 0, 3), tag);
+    assert!(!is_rotten(&scenario, 0, 3));
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// rot: a brick crashes and forgets the CRCs of its active shards. What had rotted there is compared all the same.
+#[test]
+fn rot_isnt_blessed_by_a_crash() {
+    let (mut scenario, id, tag) = written();
+    scenario.pause(3000);
+    let file = scenario.world.file(ShardIndex(0));
+    scenario.kill(0);
+    scenario.world.bricks[0].disk.rot(file, 3, GARBAGE);
+    scenario.write(id, 0, 7);
+    scenario.start(0);
+    scenario.pause(1000);
+    scenario.until_healthy(id);
+    for _ in 0..4 {
+        assert_eq!(scenario.read(id, 0, 3), tag);
+    }
+    assert!(!is_rotten(&scenario, 0, 3));
+    scenario.pause(3000);
     scenario.end(id);
 }
 

@@ -148,8 +148,9 @@ pub struct Pull {
 
 /// Reply to `Pull`.
 ///
-/// `0 u32 blocks compared; 4 u32 blocks written; 8 u64 wire bytes, both ways`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `0 u32 blocks compared; 4 u32 blocks written; 8 u64 wire bytes, both ways;`
+/// `16 bitmap of blocks that the source couldn't vouch for (rest)`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReport {
     /// Blocks whose hashes were compared.
     pub compared_blocks: u32,
@@ -157,6 +158,8 @@ pub struct PullReport {
     pub written_blocks: u32,
     /// Bytes of all frames, both ways.
     pub wire_bytes: u64,
+    /// Blocks of the shard that stay as they are: the source couldn't vouch for its own.
+    pub unvouched: BlockSet,
 }
 
 /// `PullRead`, brick to brick: the header's blocks, but only those whose hash differs from the puller's.
@@ -174,7 +177,8 @@ pub struct PullRead {
 /// Reply to `PullRead`: which blocks follow, and their CRCs (all of them: unlike a read's, the first one's
 /// stands here too, as the first block may not be among them).
 ///
-/// `0 u16 bitmap bytes n; 2 n bytes bitmap, bit i is block first+i; . u32 CRC per block sent`
+/// `0 u16 bitmap bytes n; 2 n bytes bitmap, bit i is block first+i; . u32 CRC per block sent;`
+/// `. bitmap of blocks that the source can't vouch for (rest)`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReadReply {
     /// Relative to the first block asked for; at most the blocks of one frame. That it stays within the
@@ -182,6 +186,9 @@ pub struct PullReadReply {
     pub differing: BlockSet,
     /// One per differing block.
     pub crcs: Vec<u32>,
+    /// Blocks that the source can't read, or that aren't what was last written there; relative like the others. It
+    /// says nothing about these.
+    pub unvouched: BlockSet,
 }
 
 /// Splits block CRCs into the header's and the aux body's part; sets the header's.
@@ -401,6 +408,7 @@ impl Body for PullReport {
         out.put_u32(self.compared_blocks);
         out.put_u32(self.written_blocks);
         out.put_u64(self.wire_bytes);
+        out.extend_from_slice(&self.unvouched.to_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<PullReport, BodyError> {
@@ -408,6 +416,7 @@ impl Body for PullReport {
             compared_blocks: reader.u32()?,
             written_blocks: reader.u32()?,
             wire_bytes: reader.u64()?,
+            unvouched: read_bitmap("pull.unvouched", reader.rest())?,
         })
     }
 }
@@ -444,6 +453,8 @@ impl Body for PullReadReply {
         for crc in &self.crcs {
             out.put_u32(*crc);
         }
+        assert!(self.unvouched.end() <= usize::from(DATA_BLOCKS_MAX));
+        out.extend_from_slice(&self.unvouched.to_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<PullReadReply, BodyError> {
@@ -454,7 +465,12 @@ impl Body for PullReadReply {
             return Err(BodyError::OutOfRange { field: "pull_read.differing", value });
         }
         let crcs = (0..differing.count()).map(|_| reader.u32()).collect::<Result<_, _>>()?;
-        Ok(PullReadReply { differing, crcs })
+        let unvouched = read_bitmap("pull_read.unvouched", reader.rest())?;
+        if unvouched.end() > usize::from(DATA_BLOCKS_MAX) {
+            let value = unvouched.end() as u64;
+            return Err(BodyError::OutOfRange { field: "pull_read.unvouched", value });
+        }
+        Ok(PullReadReply { differing, crcs, unvouched })
     }
 }
 

@@ -6,8 +6,9 @@
 //! A shard that doesn't exist reads as zeros; it is
 //! created and allocated before its first write.
 
-use brick_wire::body::{put_crcs, read_crcs};
+use brick_wire::body::{DirtyPage, put_crcs, read_crcs};
 use brick_wire::checksum::block_crcs;
+use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
 use brick_wire::{Flags, Header, Role, Status};
 
@@ -195,10 +196,15 @@ impl Engine {
             }
         };
         let crcs: Vec<u32> = block_crcs(&buffer).collect();
-        if !self.is_as_written(self.tasks[&token].target, &crcs) {
-            return self.fail_task(token, Status::Corrupt);
-        }
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let bad = self.examine(key, blocks, &crcs);
+        self.note_bad(key, &bad);
         self.end_task(token);
+        if !bad.is_empty() {
+            let aux = DirtyPage { shards: vec![(key.1, bad)] }.to_bytes();
+            self.answer(token, Reply { aux, ..Reply::from(Status::Corrupt) });
+            return;
+        }
         let mut header = self.requests.open[&token].header;
         let aux = put_crcs(&mut header, &crcs);
         let reply = Reply { first_crc: header.first_crc, data: Some(buffer), ..Reply::body(aux) };

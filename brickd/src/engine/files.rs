@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::{BlockSet, ImageUuid, LaneIndex, ShardIndex, Status};
 
 use super::witness::page_bytes;
@@ -36,6 +35,14 @@ struct File {
     waiters: Vec<Token>,
     /// Blocks of completed writes since the last sync began.
     unsynced: BlockSet,
+    /// The page of CRCs behind the blocks was written since then.
+    page_unsynced: bool,
+}
+
+impl File {
+    fn is_unsynced(&self) -> bool {
+        self.page_unsynced || !self.unsynced.is_empty()
+    }
 }
 
 /// What a task that asks for its file gets.
@@ -112,18 +119,13 @@ impl Files {
 
     /// The image's open files with unsynced writes; all images' with `None`.
     pub(super) fn unsynced(&self, image: Option<ImageUuid>) -> Vec<ShardKey> {
-        let files = self.open.iter().filter(|(_, file)| !file.unsynced.is_empty());
+        let files = self.open.iter().filter(|(_, file)| file.is_unsynced());
         files.map(|(key, _)| *key).filter(|key| image.is_none_or(|image| image == key.0)).collect()
     }
 
     /// Whether the file has writes that no sync has begun to cover.
     pub(super) fn is_unsynced(&self, key: ShardKey) -> bool {
-        self.open.get(&key).is_some_and(|file| !file.unsynced.is_empty())
-    }
-
-    /// Blocks of the shard; behind them is its page of CRCs.
-    pub(super) fn data_blocks(&self, key: ShardKey) -> Option<usize> {
-        self.open.get(&key).map(|file| (file.shard_bytes / BLOCK_SIZE as u64) as usize)
+        self.open.get(&key).is_some_and(File::is_unsynced)
     }
 
     /// A write to the file has completed.
@@ -132,9 +134,17 @@ impl Files {
         file.unsynced.insert_range(blocks);
     }
 
-    /// What a sync that begins, or has just failed, is about.
+    /// The page of CRCs was written.
+    pub(super) fn page_written(&mut self, key: ShardKey) {
+        self.open.get_mut(&key).expect("written files are open").page_unsynced = true;
+    }
+
+    /// The blocks that a sync which begins, or has just failed, is about. Whether it is about the page, too, is for
+    /// whoever waits for that.
     pub(super) fn take_unsynced(&mut self, key: ShardKey) -> BlockSet {
-        self.open.get_mut(&key).map(|file| std::mem::take(&mut file.unsynced)).unwrap_or_default()
+        let Some(file) = self.open.get_mut(&key) else { return BlockSet::new() };
+        file.page_unsynced = false;
+        std::mem::take(&mut file.unsynced)
     }
 
     /// One more user of an open file, without a change of its place among the idle.
@@ -209,6 +219,7 @@ impl Engine {
                 leaving: false,
                 waiters: vec![token],
                 unsynced: BlockSet::new(),
+                page_unsynced: false,
             };
             files.open.insert(key, file);
             files.slot_waiters.push_back(key);
@@ -265,7 +276,7 @@ impl Engine {
     pub(super) fn close_file(&mut self, key: ShardKey) {
         let file = self.files.open.get_mut(&key).expect("closed files are open");
         let FileState::Open(slot) = file.state else { panic!("closed files are open") };
-        assert!(file.users == 0 && file.unsynced.is_empty());
+        assert!(file.users == 0 && !file.is_unsynced());
         file.state = FileState::Closing(slot);
         self.files.idle.remove(&file.last_used);
         self.files.freeing += 1;

@@ -245,9 +245,7 @@ impl Engine {
                 let mut lost = covers;
                 // What completed while it ran may be what it failed about.
                 lost.insert_all(&self.files.take_unsynced(key));
-                // The page of CRCs isn't among it: whoever saved that saves it again.
-                let data_blocks = self.files.data_blocks(key).expect("synced files are open");
-                lost.truncate(data_blocks);
+                // Nothing, if only the page of CRCs was written: whoever saved that saves it again.
                 if !lost.is_empty() {
                     self.syncs.must_rewrite.entry(key).or_default().insert_all(&lost);
                 }

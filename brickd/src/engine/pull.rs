@@ -272,7 +272,9 @@ impl Engine {
         }
         let reply = PullReadReply::from_bytes(&frame.aux).map_err(|_| "a malformed answer to a pull")?;
         let count = reply.differing.count();
-        if reply.differing.end() > usize::from(target.blocks.count) || data_bytes != count * BLOCK_SIZE {
+        let asked = usize::from(target.blocks.count);
+        let fits = reply.differing.end().max(reply.unvouched.end()) <= asked;
+        if !fits || data_bytes != count * BLOCK_SIZE {
             return Err("an answer to a pull with other blocks than asked for");
         }
         if !frame.data.as_ref().is_none_or(|data| block_crcs(data).eq(reply.crcs.iter().copied())) {
@@ -298,19 +300,26 @@ impl Engine {
             let any_new = self.dirty.insert_pulled(target.key, *blocks);
             self.bits_set(target.key, any_new);
         }
-        self.fill_in_equal(token, &reply.differing);
+        let mut unequal = reply.differing;
+        unequal.insert_all(&reply.unvouched);
+        self.fill_in_equal(token, &unequal);
+        let report = &mut self.pulls.jobs.get_mut(&job).expect("runs belong to a pull").report;
+        for run in reply.unvouched.runs(DATA_BLOCKS_MAX) {
+            report.unvouched.insert_range(BlockRange::new(target.blocks.first + run.first, run.count));
+        }
         self.pull_run(token).step = Step::Write { data: frame.data, pieces };
         self.ready.push_back(token);
         Ok(())
     }
 
-    /// What is equal to the good copy is as it should be, if that wasn't known.
-    fn fill_in_equal(&mut self, token: Token, differing: &BlockSet) {
+    /// What is equal to the good copy is as it should be, whatever was known of it.
+    fn fill_in_equal(&mut self, token: Token, unequal: &BlockSet) {
         let Target { key, blocks, .. } = self.tasks[&token].target;
         let crcs = std::mem::take(&mut self.pull_run(token).crcs);
         for (index, (block, crc)) in blocks.iter().zip(crcs).enumerate() {
-            if !differing.contains(index as u16) {
+            if !unequal.contains(index as u16) {
                 self.witness.fill_in(key, block, crc);
+                self.bad_blocks.remove(key, BlockRange::new(block, 1));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Served only under the promised epoch, by the incarnation that the holder means, and only while the
 //! accepted record counts this brick as in sync (rules I5, I12). Ordered behind writes in flight to the same
-//! blocks like any read. A shard that doesn't exist is all zeros, and so is one of a puller without hashes.
+//! blocks like any read. It says nothing about blocks that it can't vouch for. A shard that doesn't exist is all zeros, and so is one of a puller without hashes.
 
 use brick_wire::body::{PullRead, PullReadReply};
 use brick_wire::checksum::{block_crcs, block_hash};
@@ -27,7 +27,7 @@ enum Step {
     /// Waits for budget, buffer and file, then for the disk.
     Read(Option<Buffer>),
     /// The blocks are here (`None`: they are zeros); what differs is known.
-    Send { blocks: Option<Buffer>, differing: BlockSet },
+    Send { blocks: Option<Buffer>, differing: BlockSet, unvouched: BlockSet },
 }
 
 /// A `PullRead` on its way.
@@ -75,7 +75,7 @@ impl Engine {
         }
         let target = self.tasks[&token].target;
         if !self.files.exists_soon(target.key) {
-            self.compare(token, None);
+            self.compare(token, None, &BlockSet::new());
             return;
         }
         if matches!(self.source_read(token).step, Step::Read(None)) {
@@ -94,47 +94,48 @@ impl Engine {
     }
 
     pub(super) fn source_read_done(&mut self, token: Token, result: Result<Buffer, Status>) {
-        match result {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let (buffer, bad) = match result {
             Ok(buffer) => {
                 let crcs: Vec<u32> = block_crcs(&buffer).collect();
-                if self.is_as_written(self.tasks[&token].target, &crcs) {
-                    self.compare(token, Some(buffer));
-                } else {
-                    self.fail_task(token, Status::Corrupt);
-                }
+                let bad = self.examine(key, blocks, &crcs);
+                (Some(buffer), bad)
             }
-            Err(status) => {
-                let Target { key, blocks, .. } = self.tasks[&token].target;
-                self.note_bad(key, &blocks.into());
-                self.fail_task(token, status);
-            }
-        }
+            Err(_) => (None, blocks.into()),
+        };
+        self.note_bad(key, &bad);
+        self.compare(token, buffer, &bad);
     }
 
-    /// Finds what differs between the puller's hashes and `blocks` (`None`: zeros).
-    fn compare(&mut self, token: Token, blocks: Option<Buffer>) {
-        let count = self.tasks[&token].target.blocks.count;
+    /// Finds what differs between the puller's hashes and `blocks` (`None`: zeros), except where these are `bad`.
+    fn compare(&mut self, token: Token, blocks: Option<Buffer>, bad: &BlockSet) {
+        let target = self.tasks[&token].target.blocks;
         let seed = self.requests.open[&token].header.epoch.counter;
         let zero_hash = block_hash(&ZERO_BLOCK, seed);
         let read = self.source_read(token);
-        let mut differing = BlockSet::new();
-        for index in 0..count {
+        let (mut differing, mut unvouched) = (BlockSet::new(), BlockSet::new());
+        for (index, block) in (0..target.count).zip(target.iter()) {
+            let one = brick_wire::BlockRange::new(index, 1);
+            if bad.contains(block) {
+                unvouched.insert_range(one);
+                continue;
+            }
             let place = usize::from(index) * BLOCK_SIZE;
             let own =
                 blocks.as_ref().map_or(zero_hash, |data| block_hash(&data[place..][..BLOCK_SIZE], seed));
             let other = read.hashes.get(usize::from(index)).copied().unwrap_or(zero_hash);
             if own != other {
-                differing.insert_range(brick_wire::BlockRange::new(index, 1));
+                differing.insert_range(one);
             }
         }
-        read.step = Step::Send { blocks, differing };
+        read.step = Step::Send { blocks, differing, unvouched };
         self.send_differing(token);
     }
 
     /// Answers with the blocks that differ, moved together.
     fn send_differing(&mut self, token: Token) {
         let count = usize::from(self.tasks[&token].target.blocks.count);
-        let Step::Send { blocks, differing } = &mut self.source_read(token).step else {
+        let Step::Send { blocks, differing, .. } = &mut self.source_read(token).step else {
             unreachable!("the caller compared")
         };
         let sent = differing.count();
@@ -154,13 +155,13 @@ impl Engine {
                 Some(zeroes)
             }
         };
-        let Step::Send { differing, .. } = &mut self.source_read(token).step else {
+        let Step::Send { differing, unvouched, .. } = &mut self.source_read(token).step else {
             unreachable!("the caller compared")
         };
-        let differing = std::mem::take(differing);
+        let (differing, unvouched) = (std::mem::take(differing), std::mem::take(unvouched));
         let crcs = data.as_ref().map_or_else(Vec::new, |data| block_crcs(data).collect());
         self.end_task(token);
-        let body = PullReadReply { differing, crcs };
+        let body = PullReadReply { differing, crcs, unvouched };
         self.answer(token, Reply { data, ..Reply::body(body.to_bytes()) });
     }
 

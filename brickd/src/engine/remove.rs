@@ -100,6 +100,7 @@ impl Engine {
             self.activity.forget(image);
             self.syncs.forget(image);
             self.bad_blocks.forget(image);
+            self.witness.forget_found(image);
             self.pulls.forget(image);
             self.joins.forget(image);
         }

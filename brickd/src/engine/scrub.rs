@@ -145,11 +145,4 @@ impl Engine {
         }
         bad
     }
-
-    /// Whether all blocks read are what was last written there; notes those that aren't.
-    pub(super) fn is_as_written(&mut self, target: Target, crcs: &[u32]) -> bool {
-        let bad = self.examine(target.key, target.blocks, crcs);
-        self.note_bad(target.key, &bad);
-        bad.is_empty()
-    }
 }

@@ -199,6 +199,11 @@ impl Witness {
         pages.into_iter().for_each(|key| self.drop_page(key));
     }
 
+    /// The image is removed: what was found in it doesn't matter any more.
+    pub(super) fn forget_found(&mut self, image: ImageUuid) {
+        self.found.remove(&image);
+    }
+
     fn drop_page(&mut self, key: ShardKey) {
         let page = self.pages.remove(&key).expect("dropped pages exist");
         assert!(page.users == 0 && page.loading.is_none(), "a page in use stays");
@@ -340,6 +345,9 @@ impl Engine {
 
     /// Starts to save the shard's page; nothing happens while it is being saved.
     pub(super) fn save_page(&mut self, key: ShardKey, shard_bytes: u64) {
+        if self.removals.contains(key.0) {
+            return;
+        }
         if !self.files.exists_soon(key) {
             // Its file was never created, or lost with the power: there is no page either.
             self.witness.distrusted.remove(&key);
@@ -350,19 +358,23 @@ impl Engine {
             return;
         }
         let token = self.new_token();
-        // Behind the data: no request claims that.
-        let blocks = BlockRange::new(slot_count(shard_bytes) as u16, 1);
-        let target = Target { key, shard_bytes, blocks };
+        // No blocks: it is in nobody's way.
+        let target = Target { key, shard_bytes, blocks: BlockRange::EMPTY };
         let work = Work::PageSave(PageSave { bytes: Vec::new(), copied_at: 0, written: 0 });
         self.start_task(token, target, Access::Exclusive, work);
     }
 
     pub(super) fn advance_page_save(&mut self, token: Token) {
+        let key = self.tasks[&token].target.key;
+        if !self.files.exists_soon(key) {
+            // It couldn't be created after all.
+            return self.fail_task(token, Status::Io);
+        }
         let Some(slot) = self.task_file(token) else { return };
         if !self.task_page(token) {
             return;
         }
-        let Target { key, shard_bytes, .. } = self.tasks[&token].target;
+        let shard_bytes = self.tasks[&token].target.shard_bytes;
         let Some(mut buffer) = self.page_buffer(token) else { return };
         let clock = self.witness.clock;
         let slots = &self.witness.pages[&key].slots;
@@ -382,8 +394,8 @@ impl Engine {
     }
 
     pub(super) fn page_block_written(&mut self, token: Token, result: Result<Buffer, Status>) {
-        let Target { key, blocks, .. } = self.tasks[&token].target;
-        self.files.written(key, blocks);
+        let key = self.tasks[&token].target.key;
+        self.files.page_written(key);
         let Ok(buffer) = result else { return self.page_saved(token, false) };
         self.witness.buffers.push(buffer);
         let Work::PageSave(save) = &self.task(token).work else { unreachable!("dispatched by kind") };

@@ -112,6 +112,9 @@ impl Group {
     pub(super) fn handle_restart(&mut self, brick: BrickIndex, rebooted: bool) {
         let Some(record) = &self.record else { return };
         self.flush.note_restarted();
+        // It lost what it knew of the CRCs in its active shards: those are to be compared, however well S knows what
+        // was written. Else a block that had rotted there would count as good.
+        self.continuous.remove(brick);
         if !record.in_sync.contains(brick) {
             // The record learns the new life when it is changed next; an arbiter has nothing to lose. But a brick
             // that was flushed to join may be in the record that is being decided, and has lost what it was

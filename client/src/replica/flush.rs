@@ -138,6 +138,9 @@ impl Group {
                     self.stop_heal(target);
                 }
                 self.phase = Phase::Closing;
+                self.forget_repairs();
+                // Pulls within S that wait end now.
+                self.drive_all();
             }
             Phase::Ended(error) => {
                 let result = if *error == GroupError::Closed { Ok(()) } else { Err(error.clone()) };

@@ -3,7 +3,8 @@
 //! From the moment a heal starts, new writes go to the brick or onto its list, so nothing is missed while
 //! the maps are read page by page. A map is trusted only if its brick lost no bit of it; else every
 //! block of every shard is compared. The brick's own map adds nothing if every write it ever saw since
-//! it was equal came from this session (then S saw them all), so a crash of it costs no full comparison.
+//! it was equal came from this session (then S saw them all) and it hasn't crashed; after a crash its active shards are
+//! on its map, and compared whole, because their CRCs are lost with it (see the witness in `REPLICATION.md`).
 
 use std::collections::BTreeMap;
 
@@ -203,7 +204,7 @@ impl Group {
             // Inexact is a map that is damaged, or as old as a copy that was restored.
             *exact &= reply.header.flags.contains(Flags::EXACT);
             if brick == target && !needs_own && !reply.header.flags.contains(Flags::REWRITE) {
-                // After a crash it would list whole shards.
+                // It may list more than S knows to have been written.
                 return self.progress_gather(target);
             }
             let Ok(page) = DirtyPage::from_bytes(&reply.aux) else {

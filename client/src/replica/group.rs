@@ -22,6 +22,7 @@ use super::flush::FlushState;
 use super::interface::{Action, GroupConfig, GroupError, HANDLE, LinkInfo};
 use super::open::PreVote;
 use super::pending::{PendingTable, Purpose};
+use super::read::ParkedRead;
 use super::repair::Repair;
 use super::report::Counters;
 
@@ -72,13 +73,15 @@ pub struct Group {
     pub(super) existence_attempt: u32,
     pub(super) existing_next: BTreeSet<ShardIndex>,
     /// Bricks whose every write since they were equal to S came from this session: their own dirty bits
-    /// add nothing to what S knows, even if they crashed.
+    /// add nothing to what S knows. A crash ends that.
     pub(super) continuous: BrickSet,
     /// Blocks that may differ within S after every copy refused a write (rule I9).
     pub(super) suspect: BTreeMap<ShardIndex, BlockSet>,
     /// Bricks that still have to pull the first of them.
     pub(super) suspect_left: BrickSet,
     pub(super) suspect_retry_at: Timestamp,
+    /// Reads that wait for repairs.
+    pub(super) parked_reads: Vec<ParkedRead>,
     /// Bad blocks in copies of S.
     pub(super) repairs: BTreeMap<(BrickIndex, ShardIndex), Repair>,
     pub(super) heal_attempts: u32,
@@ -136,6 +139,7 @@ impl Group {
             suspect: BTreeMap::new(),
             suspect_left: BrickSet::EMPTY,
             suspect_retry_at: Timestamp::ZERO,
+            parked_reads: Vec::new(),
             repairs: BTreeMap::new(),
             heal_attempts: 0,
             recovered: BrickSet::EMPTY,
@@ -259,7 +263,7 @@ impl Group {
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
-            Purpose::BadRead => self.handle_bad_blocks(brick, reply),
+            Purpose::BadRead(_) => self.handle_bad_blocks(brick, reply),
             Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}
         }
@@ -379,6 +383,9 @@ impl Group {
             if let Some(request) = operation.user {
                 self.actions.push_back(Action::Complete { request, result: Err(error.clone()) });
             }
+        }
+        for request in std::mem::take(&mut self.parked_reads).into_iter().filter_map(|read| read.user) {
+            self.actions.push_back(Action::Complete { request, result: Err(error.clone()) });
         }
         self.overlap = OverlapQueue::default();
         self.unverified.clear();

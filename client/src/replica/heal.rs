@@ -24,7 +24,7 @@ use super::pending::Purpose;
 /// Pulls under way to one brick.
 const PULLS_MAX: usize = 4;
 /// Blocks of one pull: bounds how long a write to one of them waits.
-const PULL_BLOCKS_MAX: usize = 512;
+pub(super) const PULL_BLOCKS_MAX: usize = 512;
 /// Pause after a heal that failed; doubles up to [`HEAL_PAUSE_MAX`].
 const HEAL_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between attempts to heal a brick.
@@ -51,7 +51,10 @@ impl Group {
     /// Starts heals that are due and takes the running ones further.
     pub(super) fn progress_heals(&mut self) {
         match self.phase {
-            Phase::Recovering => self.start_recovery_heals(),
+            Phase::Recovering => {
+                self.start_recovery_heals();
+                self.progress_repairs();
+            }
             Phase::Serving => self.start_heals(),
             _ => return,
         }
@@ -156,6 +159,9 @@ impl Group {
     fn next_pull(&self, target: BrickIndex) -> Option<(ShardIndex, BlockSet)> {
         let heal = self.brick(target).heal.as_ref()?;
         for (shard, listed) in &heal.list {
+            if self.is_to_be_repaired(heal.source, *shard) {
+                continue;
+            }
             let mut left = listed.clone();
             for operation in self.operations.values().filter(|operation| operation.shard == *shard) {
                 if let Kind::Pull(pull) = &operation.kind
@@ -188,8 +194,14 @@ impl Group {
         let operation = &self.operations[&key];
         let Kind::Pull(pull) = &operation.kind else { unreachable!("driven as a pull") };
         let (target, shard, sent, repair) = (pull.target, operation.shard, pull.sent, pull.repair);
-        let serving = matches!(self.phase, Phase::Serving | Phase::Recovering);
-        if sent || self.change.is_some() || !serving {
+        if sent {
+            return;
+        }
+        if matches!(self.phase, Phase::Closing) {
+            // Heals have ended, and what remains within S can wait for the next session.
+            return self.give_up_pull(target, key);
+        }
+        if self.change.is_some() || !matches!(self.phase, Phase::Serving | Phase::Recovering) {
             return;
         }
         if !self.ready().contains(target) {
@@ -226,7 +238,7 @@ impl Group {
         let shard = operation.shard;
         let Kind::Pull(pull) = &mut operation.kind else { return };
         pull.sent = false;
-        let (blocks, repair) = (pull.blocks.clone(), pull.repair);
+        let (mut blocks, repair) = (pull.blocks.clone(), pull.repair);
         let report = PullReport::from_bytes(&reply.aux).unwrap_or_default();
         match reply.header.status {
             Status::Ok => {}
@@ -241,17 +253,47 @@ impl Group {
         self.counters.healed_blocks += u64::from(report.written_blocks);
         self.counters.compared_blocks += u64::from(report.compared_blocks);
         self.counters.heal_wire_bytes += report.wire_bytes;
+        blocks.remove_all(&report.unvouched);
         if repair {
-            self.note_repaired(brick, shard, &blocks, report);
-            return self.finish(key, Ok(Output::Done));
+            self.finish(key, Ok(Output::Done));
+            self.note_repaired(brick, shard, &blocks, &report);
+            if !report.unvouched.is_empty() {
+                self.note_repair_failed(brick, shard);
+            }
+            return;
         }
-        if let Some(heal) = &mut self.brick_mut(brick).heal {
-            heal.pulls -= 1;
-            heal.unlist(shard, &blocks);
-        } else {
+        let Some(heal) = &mut self.brick_mut(brick).heal else {
+            if !report.unvouched.is_empty() {
+                return self.give_up_pull(brick, key);
+            }
             self.note_equalized(brick, shard, &blocks);
-        }
+            return self.finish(key, Ok(Output::Done));
+        };
+        heal.pulls -= 1;
+        heal.unlist(shard, &blocks);
+        let source = heal.source;
         self.finish(key, Ok(Output::Done));
+        if !report.unvouched.is_empty() {
+            self.note_bad_source(brick, source, shard, &report.unvouched);
+        }
+    }
+
+    /// The source can't vouch for blocks that a brick needs. In a recovery the brick may have them: the source is
+    /// repaired from it, and then they are pulled. Outside S no brick is asked: there it waits until the blocks are
+    /// written.
+    fn note_bad_source(
+        &mut self,
+        target: BrickIndex,
+        source: BrickIndex,
+        shard: ShardIndex,
+        unvouched: &BlockSet,
+    ) {
+        for run in unvouched.runs(u16::MAX) {
+            self.note_bad_blocks(source, shard, run);
+        }
+        if !self.is_to_be_repaired(source, shard) {
+            self.stop_heal(target);
+        }
     }
 
     /// The link to the target broke. A pull of heal is forgotten with the heal; one within S must not keep writes
@@ -279,13 +321,13 @@ impl Group {
     /// Ends a pull within S; it is tried again later.
     fn give_up_pull(&mut self, target: BrickIndex, key: OperationKey) {
         let operation = &self.operations[&key];
-        if matches!(&operation.kind, Kind::Pull(pull) if pull.repair) {
-            let shard = operation.shard;
+        let (shard, repair) = (operation.shard, matches!(&operation.kind, Kind::Pull(pull) if pull.repair));
+        self.finish(key, Ok(Output::Done));
+        if repair {
             self.note_repair_failed(target, shard);
         } else {
             self.suspect_retry_at = self.now + HEAL_PAUSE_MAX;
         }
-        self.finish(key, Ok(Output::Done));
     }
 
     /// Drops the pulls of a heal that was given up; its claims are free again.
@@ -404,7 +446,7 @@ impl Group {
     /// Makes copies in S equal that may differ after all of them refused a write (rule I9).
     fn equalize_suspects(&mut self) {
         let pulling = self.operations.values().any(
-            |operation| matches!(&operation.kind, Kind::Pull(pull) if !pull.repair && self.brick(pull.target).heal.is_none()),
+            |operation| matches!(&operation.kind, Kind::Pull(pull) if self.brick(pull.target).heal.is_none()),
         );
         if pulling || self.change.is_some() || self.now < self.suspect_retry_at {
             return;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use brick_wire::limits::GROUP_BRICKS_MAX;
-use brick_wire::{BlockRange, BrickIndex, Epoch, RequestId, ShardIndex, Timestamp};
+use brick_wire::{BlockRange, BrickIndex, CoreIndex, Epoch, RequestId, ShardIndex, Timestamp};
 
 use super::admit::OperationKey;
 
@@ -50,8 +50,8 @@ pub(super) enum Purpose {
     Pull(OperationKey),
     /// A lease renewal.
     Renew,
-    /// The list of a core's bad blocks.
-    BadRead,
+    /// The list of this core's bad blocks.
+    BadRead(CoreIndex),
     /// One core's share of an image's removal.
     Remove(OperationKey),
     /// The brick was told that it is blank.

@@ -3,15 +3,16 @@
 //! A read completes only while the lease holds by this host's clock (I8): the process may have been paused
 //! between the brick's answer and now, and another client may have written meanwhile.
 
-use brick_wire::body::read_crcs;
+use brick_wire::body::{DirtyPage, read_crcs};
 use brick_wire::checksum::block_crcs;
+use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BrickIndex, BrickSet, Flags, Opcode, Status};
+use brick_wire::{BlockRange, BrickIndex, BrickSet, Flags, Opcode, ShardIndex, Status};
 use bytes::Bytes;
 
 use super::Group;
 use super::admit::{Kind, Operation, OperationKey};
-use super::interface::{GroupError, Output};
+use super::interface::{GroupError, Output, UserRequest};
 use super::pending::Purpose;
 use super::write::WriteOperation;
 
@@ -22,6 +23,17 @@ pub(super) struct ReadOperation {
     asked: Option<BrickIndex>,
     /// Bricks that failed to read it.
     failed: BrickSet,
+    /// Every copy was bad somewhere in the blocks, and repairs have ended since.
+    has_waited: bool,
+}
+
+/// A read that every copy has failed, each in blocks that the other may repair. It holds no claim: a write that waits
+/// for it would keep the repair waiting.
+#[derive(Debug)]
+pub(super) struct ParkedRead {
+    pub(super) user: Option<UserRequest>,
+    shard: ShardIndex,
+    blocks: BlockRange,
 }
 
 /// What a brick returned: `None` stands for zeros.
@@ -56,7 +68,15 @@ impl Group {
         let candidates = readable.intersection(self.ready()).difference(failed).difference(self.dropping);
         let Some(brick) = self.least_loaded(candidates) else {
             if !failed.is_empty() && readable.intersection(self.linked()).is_subset_of(failed) {
-                self.finish(key, Err(GroupError::Io));
+                let is_first = matches!(&operation.kind, Kind::Read(read) if !read.has_waited);
+                if is_first && self.is_being_repaired(shard, blocks) {
+                    let operation = self.operations.get_mut(&key).expect("driven as a read");
+                    let parked = ParkedRead { user: operation.user.take(), shard, blocks };
+                    self.parked_reads.push(parked);
+                    self.finish(key, Ok(Output::Done));
+                } else {
+                    self.finish(key, Err(GroupError::Io));
+                }
             }
             return;
         };
@@ -88,14 +108,38 @@ impl Group {
             // Renewed meanwhile: asked again.
             Status::LeaseExpired => {}
             Status::Io | Status::Corrupt => {
-                let (shard, blocks) = (operation.shard, operation.blocks);
+                let place = (operation.shard, operation.blocks);
                 self.note_bad_read(brick, key);
-                self.note_bad_blocks(brick, shard, blocks);
+                self.note_corrupt(brick, place, reply);
             }
             Status::Invalid | Status::NoSpace => self.note_bad_read(brick, key),
             _ => return self.reset_link(brick, "it can't read"),
         }
         self.drive(key);
+    }
+
+    /// Lets reads go on whose blocks are repaired, or won't be.
+    pub(super) fn wake_reads(&mut self) {
+        let parked = std::mem::take(&mut self.parked_reads);
+        for read in parked {
+            if self.is_being_repaired(read.shard, read.blocks) {
+                self.parked_reads.push(read);
+            } else {
+                let again = ReadOperation { has_waited: true, ..ReadOperation::default() };
+                self.admit(read.user, Kind::Read(again), read.shard, read.blocks);
+            }
+        }
+    }
+
+    /// A copy of S is bad in these blocks, as the brick lists them, or anywhere.
+    fn note_corrupt(&mut self, brick: BrickIndex, (shard, blocks): (ShardIndex, BlockRange), reply: &Frame) {
+        let page = DirtyPage::from_bytes(&reply.aux).unwrap_or_default();
+        let listed = page.shards.into_iter().find(|(listed, _)| *listed == shard);
+        let mut bad = listed.map_or_else(|| blocks.into(), |(_, bad)| bad);
+        bad.truncate(usize::from(self.config.shard_blocks()));
+        for run in bad.runs(u16::MAX) {
+            self.note_bad_blocks(brick, shard, run);
+        }
     }
 
     fn note_bad_read(&mut self, brick: BrickIndex, key: OperationKey) {

@@ -4,8 +4,9 @@
 //! A read that meets such a block is served by another copy at once; the repair follows. What a brick finds by itself
 //! it says in its answers to renewals. A repair is a pull like those of
 //! heal, under the same claims (I13) and for the holder only (I15): the brick asks the source for what differs, and
-//! counts as differing what it can't vouch for itself. The source vouches for every block that it sends, so a block
-//! that is bad everywhere stays bad, and its readers are told. A block that was written meanwhile is good, and the
+//! counts as differing what it can't vouch for itself. The source sends only what it can vouch for, so a block
+//! that is bad everywhere stays bad, and its readers are told. A read for which each copy is bad somewhere waits for
+//! the repairs. A block that was written meanwhile is good, and the
 //! pull finds that.
 
 use std::time::Duration;
@@ -18,7 +19,7 @@ use brick_wire::{BlockRange, BlockSet, BrickIndex, CoreIndex, Opcode, ShardIndex
 use super::Group;
 use super::admit::Kind;
 use super::group::Phase;
-use super::heal::{PullOperation, hull};
+use super::heal::{PULL_BLOCKS_MAX, PullOperation, hull};
 use super::pending::Purpose;
 
 /// Shards with blocks to repair that are remembered; further ones are met again.
@@ -53,10 +54,10 @@ impl Group {
 
     /// A core knows bad blocks that nobody may have read yet.
     pub(super) fn ask_for_bad_blocks(&mut self, brick: BrickIndex, core: CoreIndex) {
-        let asked = self.pending.any(brick, |purpose| purpose == Purpose::BadRead);
+        let asked = self.pending.any(brick, |purpose| purpose == Purpose::BadRead(core));
         if matches!(self.phase, Phase::Serving) && self.ready().contains(brick) && !asked {
             let header = self.data_header(Opcode::BadRead);
-            self.send(brick, core, header, Purpose::BadRead);
+            self.send(brick, core, header, Purpose::BadRead(core));
         }
     }
 
@@ -72,33 +73,68 @@ impl Group {
         }
     }
 
-    /// Starts the repairs that are due.
+    /// Starts the repairs that are due, one pull a shard: two copies that pull from each other there would wait for
+    /// each other's blocks.
     pub(super) fn progress_repairs(&mut self) {
         // Bricks that left S are healed whole.
         let in_sync = self.in_sync();
         self.repairs.retain(|(brick, _), repair| in_sync.contains(*brick) || repair.in_flight);
-        if self.change.is_some() {
-            return;
-        }
-        let in_flight = self.repairs.values().filter(|repair| repair.in_flight).count();
-        let now = self.now;
-        let due = self.repairs.iter().filter(|(_, repair)| !repair.in_flight && repair.not_before <= now);
-        let due: Vec<_> = due
-            .filter(|((brick, _), _)| self.repair_source(*brick).is_some())
-            .map(|((brick, shard), repair)| (*brick, *shard, repair.blocks.clone()))
-            .take(REPAIRS_IN_FLIGHT_MAX.saturating_sub(in_flight))
-            .collect();
-        for (target, shard, blocks) in due {
-            self.repairs.get_mut(&(target, shard)).expect("listed above").in_flight = true;
+        while self.change.is_none()
+            && let Some((target, shard, blocks)) = self.next_repair()
+        {
+            self.repairs.get_mut(&(target, shard)).expect("listed").in_flight = true;
             let range = hull(&blocks);
             self.admit(None, Kind::Pull(PullOperation::repair(target, blocks)), shard, range);
         }
+        self.wake_reads();
     }
 
-    /// Another copy of S.
+    fn next_repair(&self) -> Option<(BrickIndex, ShardIndex, BlockSet)> {
+        if self.repairs.values().filter(|repair| repair.in_flight).count() >= REPAIRS_IN_FLIGHT_MAX {
+            return None;
+        }
+        let is_due = |repair: &Repair| !repair.in_flight && repair.not_before <= self.now;
+        let due = self.repairs.iter().filter(|(_, repair)| is_due(repair));
+        let mut due = due.filter(|((brick, shard), _)| {
+            // Where copies may differ because S refused a write, they are made equal first (rule I9).
+            self.repair_source(*brick).is_some()
+                && !self.pulls_in(*shard)
+                && !self.suspect.contains_key(shard)
+        });
+        due.next().map(|((brick, shard), repair)| (*brick, *shard, first_blocks(&repair.blocks)))
+    }
+
+    /// Whether a pull of the shard's blocks is under way.
+    fn pulls_in(&self, shard: ShardIndex) -> bool {
+        let mut operations = self.operations.values();
+        operations.any(|operation| operation.shard == shard && matches!(operation.kind, Kind::Pull(_)))
+    }
+
+    /// Whether a repair that hasn't failed yet will show that the blocks are good.
+    pub(super) fn is_being_repaired(&self, shard: ShardIndex, blocks: BlockRange) -> bool {
+        self.repairs.iter().any(|((brick, other), repair)| {
+            let hopeful = repair.attempts == 0 && self.repair_source(*brick).is_some();
+            *other == shard && hopeful && repair.blocks.intersects(blocks)
+        })
+    }
+
+    /// Whether a repair in this brick's copy of the shard is listed that can be made and hasn't failed yet.
+    pub(super) fn is_to_be_repaired(&self, brick: BrickIndex, shard: ShardIndex) -> bool {
+        let repair = self.repairs.get(&(brick, shard));
+        repair.is_some_and(|repair| repair.attempts == 0) && self.repair_source(brick).is_some()
+    }
+
+    /// The image closes: what is bad is found again.
+    pub(super) fn forget_repairs(&mut self) {
+        self.repairs.clear();
+        self.wake_reads();
+    }
+
+    /// Another copy of S; in a recovery, one that hasn't lost writes with its boot.
     pub(super) fn repair_source(&self, target: BrickIndex) -> Option<BrickIndex> {
         let usable = self.in_sync().intersection(self.ready()).difference(self.dropping);
-        usable.contains(target).then(|| usable.without(target).first()).flatten()
+        let sources = usable.intersection(self.trusted()).without(target);
+        if usable.contains(target) { sources.first() } else { None }
     }
 
     pub(super) fn note_repaired(
@@ -106,7 +142,7 @@ impl Group {
         brick: BrickIndex,
         shard: ShardIndex,
         blocks: &BlockSet,
-        report: PullReport,
+        report: &PullReport,
     ) {
         self.counters.repaired_blocks += u64::from(report.written_blocks);
         if report.written_blocks > 0 {
@@ -129,6 +165,10 @@ impl Group {
             repair.not_before = now + (RETRY_PAUSE * (1 << repair.attempts.min(8))).min(RETRY_PAUSE_MAX);
             repair.attempts += 1;
         }
+        if matches!(self.phase, Phase::Recovering) {
+            // Its blocks are bad, and nobody has better ones: what was to become equal to it has to do without.
+            self.stop_heals_from(brick);
+        }
     }
 
     /// When a repair that waits may start.
@@ -136,4 +176,17 @@ impl Group {
         let waiting = self.repairs.values().filter(|repair| !repair.in_flight);
         waiting.map(|repair| repair.not_before).filter(|at| *at > self.now).min()
     }
+}
+
+/// As many blocks as one pull may hold.
+fn first_blocks(blocks: &BlockSet) -> BlockSet {
+    let mut first = BlockSet::new();
+    for run in blocks.runs(PULL_BLOCKS_MAX as u16) {
+        let room = (PULL_BLOCKS_MAX - first.count()) as u16;
+        first.insert_range(BlockRange::new(run.first, run.count.min(room)));
+        if first.count() == PULL_BLOCKS_MAX {
+            break;
+        }
+    }
+    first
 }

@@ -125,6 +125,18 @@ impl Scenario {
         }
     }
 
+    /// Reads blocks, the halves of each of one write.
+    pub fn read_tags(&mut self, id: SessionId, shard: u32, first: u16, count: u16) -> Vec<Tag> {
+        let request = self.world.request(id, What::Read(ShardIndex(shard), BlockRange::new(first, count)));
+        match self.answer(id, request).expect("the read succeeds") {
+            Output::Data(data) => {
+                let blocks = data.chunks_exact(brick_wire::limits::BLOCK_SIZE);
+                blocks.map(|block| content::read(block).expect("whole halves")[0]).collect()
+            }
+            _ => vec![0; usize::from(count)],
+        }
+    }
+
     /// Reads one block, whose halves are of one write.
     pub fn read(&mut self, id: SessionId, shard: u32, block: u16) -> Tag {
         self.read_halves(id, shard, block)[0]

@@ -65,11 +65,12 @@ const PULL_READ: [u8; 40] = [
 ];
 
 #[rustfmt::skip]
-const PULL_READ_REPLY: [u8; 11] = [
+const PULL_READ_REPLY: [u8; 12] = [
     0x01, 0x00,                                     //  0 1 byte of bitmap
     0x06,                                           //  2 blocks first+1 and first+2
     0x44, 0x33, 0x22, 0x11,                         //  3 CRC32C of first+1
     0x88, 0x77, 0x66, 0x55,                         //  7 CRC32C of first+2
+    0x10,                                           // 11 first+4 isn't vouched for
 ];
 
 #[rustfmt::skip]
@@ -106,10 +107,11 @@ const BRICK_STATUS: [u8; 24] = [
 ];
 
 #[rustfmt::skip]
-const PULL_REPORT: [u8; 16] = [
+const PULL_REPORT: [u8; 18] = [
     0x01, 0x00, 0x00, 0x00,                         //  0 1 block compared
     0x02, 0x00, 0x00, 0x00,                         //  4 2 blocks written
     0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8 3 wire bytes
+    0x00, 0x02,                                     // 16 block 9 isn't vouched for
 ];
 
 fn sample_incarnation() -> Incarnation {
@@ -146,7 +148,11 @@ fn a_pull_stands_as_documented() {
     let hashes = vec![0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
     assert_fixture(&PullRead { incarnation: sample_incarnation(), hashes }, &PULL_READ);
     assert_fixture(&PullRead { incarnation: sample_incarnation(), hashes: vec![] }, &PULL_READ[..24]);
-    let reply = PullReadReply { differing: blocks(&[(1, 2)]), crcs: vec![0x1122_3344, 0x5566_7788] };
+    let reply = PullReadReply {
+        differing: blocks(&[(1, 2)]),
+        crcs: vec![0x1122_3344, 0x5566_7788],
+        unvouched: blocks(&[(4, 1)]),
+    };
     assert_fixture(&reply, &PULL_READ_REPLY);
     assert_fixture(&PullReadReply::default(), &[0, 0]);
 }
@@ -174,7 +180,8 @@ fn the_counters_stand_as_documented() {
     assert_fixture(&status, &IMAGE_STATUS);
     let status = BrickStatus { free_bytes: 1, used_bytes: 2, images: 3, sessions: 4 };
     assert_fixture(&status, &BRICK_STATUS);
-    let report = PullReport { compared_blocks: 1, written_blocks: 2, wire_bytes: 3 };
+    let report =
+        PullReport { compared_blocks: 1, written_blocks: 2, wire_bytes: 3, unvouched: blocks(&[(9, 1)]) };
     assert_fixture(&report, &PULL_REPORT);
 }
 
@@ -247,7 +254,8 @@ fn bitmaps_beyond_the_largest_shard_are_refused() {
 #[test]
 #[should_panic(expected = "one CRC per differing block")]
 fn a_pull_reply_has_as_many_crcs_as_blocks() {
-    let _ = PullReadReply { differing: blocks(&[(1, 2)]), crcs: vec![1] }.to_bytes();
+    let _ =
+        PullReadReply { differing: blocks(&[(1, 2)]), crcs: vec![1], unvouched: BlockSet::new() }.to_bytes();
 }
 
 #[test]
@@ -300,7 +308,7 @@ fn pull_read() -> impl Strategy<Value = PullRead> {
 fn pull_read_reply() -> impl Strategy<Value = PullReadReply> {
     (block_set_below(usize::from(DATA_BLOCKS_MAX)), any::<u32>()).prop_map(|(differing, seed)| {
         let crcs = (0..differing.count() as u32).map(|index| seed.wrapping_mul(index + 1)).collect();
-        PullReadReply { differing, crcs }
+        PullReadReply { differing, crcs, unvouched: BlockSet::from(BlockRange::new(seed as u16 % 256, 1)) }
     })
 }
 
@@ -340,7 +348,12 @@ proptest! {
         });
         let (images, sessions) = (dirty_blocks as u32, shards as u32);
         assert_round_trip(&BrickStatus { free_bytes: dirty_blocks, used_bytes: shards, images, sessions });
-        assert_round_trip(&PullReport { compared_blocks: images, written_blocks: sessions, wire_bytes: shards });
+        assert_round_trip(&PullReport {
+            compared_blocks: images,
+            written_blocks: sessions,
+            wire_bytes: shards,
+            unvouched: BlockSet::new(),
+        });
         prop_assert!(pull.to_bytes().len() + 4 <= AUX_BYTES_MAX);
         prop_assert!(read.to_bytes().len() + 4 <= AUX_BYTES_MAX);
         prop_assert!(reply.to_bytes().len() + 4 <= AUX_BYTES_MAX);
