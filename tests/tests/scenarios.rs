@@ -614,3 +614,33 @@ fn an_agent_that_recovers_keeps_no_client_out() {
     scenario.until_healthy(id);
     scenario.end(id);
 }
+
+/// lease: a brick is cut off from two clients that take the image over, one right after the other. The first leaves
+/// that brick out of S and would wait until the holder's lease there is over; the second must not serve earlier.
+#[test]
+fn lease_is_waited_out_by_a_second_takeover_too() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let holder = scenario.open();
+    scenario.write(holder, 0, 0);
+    scenario.pause(200);
+    for client in [1, 2] {
+        scenario.block_requests(client, 0, true);
+    }
+    let (first, opened) = scenario.try_open(1, true);
+    assert_eq!(opened, Ok(()));
+    let (second, opened) = scenario.try_open(2, true);
+    assert_eq!(opened, Ok(()));
+    // The holder's, by the brick that nobody fenced. It must still be true.
+    let (written, _) = scenario.begin_write(second, 0, 0);
+    scenario.pause(50);
+    let (read, _) = (scenario.try_read(holder, 0, 0), scenario.world.drop_session(first, false));
+    println!("the holder's read: {read:?}");
+    assert!(scenario.answer(second, written).is_ok());
+    scenario.world.drop_session(holder, false);
+    for client in [1, 2] {
+        scenario.block_requests(client, 0, false);
+    }
+    scenario.until_healthy(second);
+    scenario.pause(3000);
+    scenario.end(second);
+}

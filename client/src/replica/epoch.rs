@@ -522,9 +522,11 @@ impl Group {
         }
     }
 
-    /// A forced takeover waits out the lease of every data brick of S that it could not fence (rule I8).
+    /// A forced takeover waits out the lease of every data brick that it could not fence (rule I8). Not of S alone: who
+    /// isn't in S any more may have been left out a moment ago, by another takeover that hasn't waited yet, and serve
+    /// that one's predecessor.
     fn wait_out_lease(&mut self, base: &EpochRecord, promised: BrickSet) {
-        if base.in_sync.is_subset_of(promised) || base.kind == RecordKind::Closed {
+        if self.config.data_bricks().is_subset_of(promised) || base.kind == RecordKind::Closed {
             return;
         }
         let lease = self.bricks.iter().filter_map(|brick| brick.link).map(|link| link.lease).max();

@@ -304,7 +304,13 @@ impl Group {
             Phase::Serving if self.clean_due().is_some_and(|due| self.now >= due) => {
                 self.flush_in_background();
             }
-            Phase::Closing if self.operations.is_empty() && !self.flush.may_close && !self.is_cleaning() => {
+            // A closed record says that nobody else may be served: so not before the lease was waited out.
+            Phase::Closing
+                if self.operations.is_empty()
+                    && !self.flush.may_close
+                    && !self.is_cleaning()
+                    && self.now >= self.serve_not_before =>
+            {
                 if self.flush.has_unflushed() || (self.flush.stale_bits && self.can_clean()) {
                     self.flush_in_background();
                 } else {

@@ -28,6 +28,9 @@ pub(super) struct Heal {
     pub(super) stage: Stage,
     /// Blocks that may differ.
     pub(super) list: BTreeMap<ShardIndex, BlockSet>,
+    /// Those of them that only the brick itself lists: S has seen no write to them since it was equal, so what it has
+    /// there is no older than what S has.
+    own: BTreeMap<ShardIndex, BlockSet>,
     /// Pulls under way.
     pub(super) pulls: usize,
     /// Pages asked for by an earlier attempt say nothing about this one.
@@ -60,6 +63,7 @@ impl Heal {
             attempt,
             stage: Stage::Gathering { outstanding: 0, exact: true, lists: false },
             list: BTreeMap::new(),
+            own: BTreeMap::new(),
             pulls: 0,
             followed: Vec::new(),
         }
@@ -69,6 +73,9 @@ impl Heal {
     pub(super) fn note_write(&mut self, shard: ShardIndex, blocks: BlockRange, ready: bool) -> bool {
         // On the list until the brick has acknowledged it.
         self.list.entry(shard).or_default().insert_range(blocks);
+        if let Some(own) = self.own.get_mut(&shard) {
+            own.remove_range(blocks);
+        }
         let mut overlaps = false;
         for followed in &mut self.followed {
             if followed.shard == shard && followed.blocks.overlaps(blocks) {
@@ -86,6 +93,9 @@ impl Heal {
     /// A write failed on S, and this brick may have applied it.
     pub(super) fn relist(&mut self, shard: ShardIndex, blocks: BlockRange) {
         self.list.entry(shard).or_default().insert_range(blocks);
+        if let Some(own) = self.own.get_mut(&shard) {
+            own.remove_range(blocks);
+        }
         for followed in &mut self.followed {
             followed.stale |= followed.shard == shard && followed.blocks.overlaps(blocks);
         }
@@ -108,6 +118,28 @@ impl Heal {
                 self.list.remove(&shard);
             }
         }
+    }
+
+    /// All maps were read: what only the brick itself lists is told apart, and listed with the rest.
+    fn merge_lists(&mut self) {
+        for (shard, own) in &mut self.own {
+            let listed = self.list.entry(*shard).or_default();
+            own.remove_all(listed);
+            listed.insert_all(own);
+        }
+        self.list.retain(|_, blocks| !blocks.is_empty());
+    }
+
+    /// The source can't vouch for these blocks; those that only the brick itself lists are left as they are there.
+    /// Whether that is all of them.
+    pub(super) fn settle_unvouched(&mut self, shard: ShardIndex, unvouched: &BlockSet) -> bool {
+        let own = self.own.get(&shard).cloned().unwrap_or_default();
+        let mut others = unvouched.clone();
+        others.remove_all(&own);
+        let mut settled = unvouched.clone();
+        settled.remove_all(&others);
+        self.unlist(shard, &settled);
+        others.is_empty()
     }
 
     pub(super) fn listed_blocks(&self) -> u64 {
@@ -210,8 +242,9 @@ impl Group {
             let Ok(page) = DirtyPage::from_bytes(&reply.aux) else {
                 return self.reset_link(brick, "its dirty map can't be read");
             };
+            let lists = if brick == target { &mut heal.own } else { &mut heal.list };
             for (shard, blocks) in page.shards {
-                heal.list.entry(shard).or_default().insert_all(&blocks);
+                lists.entry(shard).or_default().insert_all(&blocks);
                 last = Some(shard);
             }
         }
@@ -229,7 +262,7 @@ impl Group {
         let Stage::Gathering { outstanding: 0, exact, lists } = heal.stage else { return };
         if exact || lists {
             heal.stage = Stage::Copying;
-            heal.list.retain(|_, blocks| !blocks.is_empty());
+            heal.merge_lists();
             return;
         }
         heal.stage = Stage::Gathering { outstanding: 0, exact, lists: true };

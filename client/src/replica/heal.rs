@@ -262,6 +262,8 @@ impl Group {
             }
             return;
         }
+        // In a recovery both are of S, and the source is to be mended.
+        let recovering = matches!(self.phase, Phase::Recovering);
         let Some(heal) = &mut self.brick_mut(brick).heal else {
             if !report.unvouched.is_empty() {
                 return self.give_up_pull(brick, key);
@@ -272,14 +274,16 @@ impl Group {
         heal.pulls -= 1;
         heal.unlist(shard, &blocks);
         let source = heal.source;
+        let settled = !recovering && heal.settle_unvouched(shard, &report.unvouched);
         self.finish(key, Ok(Output::Done));
         if !report.unvouched.is_empty() {
-            self.note_bad_source(brick, source, shard, &report.unvouched);
+            self.note_bad_source(brick, source, shard, &report.unvouched, settled);
         }
     }
 
-    /// The source can't vouch for blocks that a brick needs. In a recovery the brick may have them: the source is
-    /// repaired from it, and then they are pulled. Outside S no brick is asked: there it waits until the blocks are
+    /// The source can't vouch for blocks that a brick lists. In a recovery the brick may have them: the source is
+    /// repaired from it, and then they are pulled. Blocks that S has not written since the brick was equal (`settled`)
+    /// stay as they are there, and the source is repaired once the brick is in S. For others it waits until they are
     /// written.
     fn note_bad_source(
         &mut self,
@@ -287,11 +291,12 @@ impl Group {
         source: BrickIndex,
         shard: ShardIndex,
         unvouched: &BlockSet,
+        settled: bool,
     ) {
         for run in unvouched.runs(u16::MAX) {
             self.note_bad_blocks(source, shard, run);
         }
-        if !self.is_to_be_repaired(source, shard) {
+        if !settled && !self.is_to_be_repaired(source, shard) {
             self.stop_heal(target);
         }
     }

@@ -232,7 +232,7 @@ impl Config {
             brick_timeout: Duration::from_secs(1),
             io_timeout: Duration::from_secs(3),
             no_quorum: NoQuorum::Suspend,
-            clients: 2,
+            clients: 3,
             disk_latency: Duration::from_micros(50),
             network: NetworkConfig { latency: Duration::from_micros(50), spike: 0.0 },
             codec: true,
