@@ -247,6 +247,7 @@ impl Engine {
                 lost.insert_all(&self.files.take_unsynced(key));
                 // Nothing, if only the page of CRCs was written: whoever saved that saves it again.
                 if !lost.is_empty() {
+                    self.witness.note_failed_sync(key);
                     self.syncs.must_rewrite.entry(key).or_default().insert_all(&lost);
                 }
             }

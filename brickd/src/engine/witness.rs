@@ -148,6 +148,16 @@ impl Witness {
         });
     }
 
+    /// A sync of blocks of the shard failed. They read well, and may be gone after a loss of power: so the page on disk
+    /// has to say that it doesn't know them.
+    pub(super) fn note_failed_sync(&mut self, key: ShardKey) {
+        let at = self.tick();
+        if let Some(page) = self.pages.get_mut(&key) {
+            page.changed_at = at;
+            self.idle.remove(&page.used_at);
+        }
+    }
+
     /// A write to these blocks failed: nobody knows what they hold.
     pub(super) fn forget_blocks(&mut self, key: ShardKey, blocks: BlockRange) {
         self.change(key, |slots| {
@@ -378,10 +388,12 @@ impl Engine {
         let Some(mut buffer) = self.page_buffer(token) else { return };
         let clock = self.witness.clock;
         let slots = &self.witness.pages[&key].slots;
+        let lost = self.syncs.must_be_rewritten(key);
+        let known = |block| lost.is_none_or(|lost| !lost.contains(block));
         let task = self.tasks.get_mut(&token).expect("advanced tasks exist");
         let Work::PageSave(save) = &mut task.work else { unreachable!("dispatched by kind") };
         if save.bytes.is_empty() {
-            (save.bytes, save.copied_at) = (encode(slots), clock);
+            (save.bytes, save.copied_at) = (encode(slots, known), clock);
         }
         if save.written == save.bytes.len() {
             // Waits for its sync.
@@ -446,10 +458,11 @@ fn stored(crc: u32) -> u32 {
     crc ^ ZERO_CRC
 }
 
-/// The page as it stands on disk.
-fn encode(slots: &[u32]) -> Vec<u8> {
+/// The page as it stands on disk: with the slots of blocks that are `known`.
+fn encode(slots: &[u32], known: impl Fn(u16) -> bool) -> Vec<u8> {
     let length = page_bytes((slots.len() as u64) << BLOCK_SHIFT) as usize;
-    let mut bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.to_le_bytes()).collect();
+    let slots = (0..).zip(slots).map(|(block, slot)| if known(block) { *slot } else { UNKNOWN });
+    let mut bytes: Vec<u8> = slots.flat_map(u32::to_le_bytes).collect();
     bytes.resize(length - CRC_BYTES, 0);
     let crc = own_crc(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -482,7 +495,7 @@ mod tests {
     #[test]
     fn a_page_of_zeros_is_right_for_a_shard_of_zeros() {
         assert_eq!(stored(crc32c(&[0; BLOCK_SIZE])), 0);
-        assert!(encode(&[0; 1024]).iter().all(|byte| *byte == 0));
+        assert!(encode(&[0; 1024], |_| true).iter().all(|byte| *byte == 0));
     }
 
     #[test]
@@ -493,7 +506,7 @@ mod tests {
     #[test]
     fn a_page_with_any_bit_changed_is_refused() {
         let slots: Vec<u32> = (0..256).map(|slot| slot * 77).collect();
-        let (bytes, mut read) = (encode(&slots), vec![0; 256]);
+        let (bytes, mut read) = (encode(&slots, |_| true), vec![0; 256]);
         assert!(decode(&bytes, &mut read) && read == slots);
         for bit in (0..bytes.len() * 8).step_by(101) {
             let mut changed = bytes.clone();
