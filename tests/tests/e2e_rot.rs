@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use brick_tests::cluster::nbd::NbdClient;
+use brick_tests::cluster::nbd::{NbdClient, NbdServer};
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
 use brick_tests::cluster::{Cluster, D1, D2, shard_data, shard_files};
 use serde_json::Value;
@@ -22,6 +22,15 @@ fn write_all(client: &mut NbdClient) {
         client.write(offset, &pattern::blocks(offset, MIB as usize / BLOCK_BYTES, 1)).expect("written");
     }
     client.flush().expect("flushed");
+}
+
+/// A cluster with an image that is served and all written.
+fn filled() -> (Cluster, NbdServer) {
+    let cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect());
+    (cluster, server)
 }
 
 fn assert_reads_well(client: &mut NbdClient, block: u64) {
@@ -54,10 +63,7 @@ fn scrub(cluster: &Cluster) -> Value {
 /// No wrong byte is ever read, scrub finds exactly these, and the client's session repairs all.
 #[test]
 fn a_thousand_flipped_bits_are_found_and_repaired_in_use() {
-    let mut cluster = Cluster::start();
-    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
-    let server = cluster.serve("vm");
-    write_all(&mut server.connect());
+    let (mut cluster, server) = filled();
     let rotten = Sequence::new(5).distinct(2 * ROTTEN_BLOCKS, BLOCKS);
     let (left, right) = rotten.split_at(ROTTEN_BLOCKS);
     rot(&cluster.bricks[D1].directory, left);
@@ -94,10 +100,7 @@ fn a_thousand_flipped_bits_are_found_and_repaired_in_use() {
 /// scrub: nobody has the image open. Scrub finds exactly what rotted and repairs it itself.
 #[test]
 fn an_image_that_nobody_uses_is_repaired_by_scrub() {
-    let mut cluster = Cluster::start();
-    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
-    let server = cluster.serve("vm");
-    write_all(&mut server.connect());
+    let (mut cluster, server) = filled();
     server.close();
     let rotten = Sequence::new(7).distinct(2 * ROTTEN_BLOCKS, BLOCKS);
     let (left, right) = rotten.split_at(ROTTEN_BLOCKS);
@@ -114,10 +117,7 @@ fn an_image_that_nobody_uses_is_repaired_by_scrub() {
 /// scrub: the same block of both copies. Nobody can repair it; that is said, and only that block is lost.
 #[test]
 fn a_block_that_rotted_in_both_copies_is_said_to_be_lost() {
-    let mut cluster = Cluster::start();
-    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
-    let server = cluster.serve("vm");
-    write_all(&mut server.connect());
+    let (mut cluster, server) = filled();
     for brick in [D1, D2] {
         rot(&cluster.bricks[brick].directory, &[77]);
     }
@@ -137,10 +137,7 @@ fn a_block_that_rotted_in_both_copies_is_said_to_be_lost() {
 /// rot: the page of CRCs of every shard of one brick, while it is down. No good block counts as bad for it.
 #[test]
 fn rotten_pages_take_no_good_block_with_them() {
-    let mut cluster = Cluster::start();
-    cluster.create_image("vm", &format!("{IMAGE_MIB}M"));
-    let server = cluster.serve("vm");
-    write_all(&mut server.connect());
+    let (mut cluster, server) = filled();
     server.close();
     cluster.bricks[D1].stop();
     let directory = cluster.bricks[D1].directory.clone();

@@ -22,8 +22,8 @@ use crate::buffer::Buffer;
 pub(super) struct WriteTask {
     /// `None` while it is at the disk's.
     buffer: Option<Buffer>,
-    /// CRCs of all blocks but the first, whose is in the header.
-    aux: Vec<u8>,
+    /// One a block.
+    crcs: Vec<u32>,
     /// The dirty bits are set.
     marked: bool,
     /// Answer when durable (FUA).
@@ -49,12 +49,12 @@ impl Engine {
             return Err(Status::Invalid);
         }
         let crcs = read_crcs(&header, &frame.aux, count).map_err(|_| Status::Invalid)?;
-        if !block_crcs(&buffer).eq(crcs) {
+        if !block_crcs(&buffer).eq(crcs.iter().copied()) {
             return Err(Status::BadChecksum);
         }
         let token = self.open_request(id, header, Some(target.key.0));
         let durable = header.flags.contains(Flags::FUA);
-        let work = WriteTask { buffer: Some(buffer), aux: frame.aux, marked: false, durable };
+        let work = WriteTask { buffer: Some(buffer), crcs, marked: false, durable };
         self.start_task(token, target, Access::Exclusive, Work::Write(work));
         Ok(None)
     }
@@ -139,17 +139,15 @@ impl Engine {
     pub(super) fn write_done(&mut self, token: Token, result: Result<Buffer, Status>) {
         let task = self.tasks.get_mut(&token).expect("a write that ends exists");
         let target = task.target;
-        let Work::Write(WriteTask { durable, aux, .. }) = &mut task.work else {
+        let Work::Write(WriteTask { durable, crcs, .. }) = &mut task.work else {
             unreachable!("dispatched by kind")
         };
-        let (durable, aux) = (*durable, std::mem::take(aux));
+        let (durable, crcs) = (*durable, std::mem::take(crcs));
         if let Err(status) = result {
             self.blocks_torn(target.key, target.blocks);
             self.fail_task(token, status);
             return;
         }
-        let header = &self.requests.open[&token].header;
-        let crcs = read_crcs(header, &aux, usize::from(target.blocks.count)).expect("checked on arrival");
         self.blocks_written(target.key, target.blocks, crcs);
         if durable {
             self.sync_for(token, self.sync_targets_of(target.key));

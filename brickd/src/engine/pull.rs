@@ -296,32 +296,25 @@ impl Engine {
             piece
         });
         let pieces: VecDeque<(BlockRange, usize)> = pieces.collect();
+        let mut unequal = BlockSet::new();
+        for run in reply.unvouched.runs(DATA_BLOCKS_MAX) {
+            unequal.insert_range(BlockRange::new(target.blocks.first + run.first, run.count));
+        }
+        let report = &mut self.pulls.jobs.get_mut(&job).expect("runs belong to a pull").report;
+        report.unvouched.insert_all(&unequal);
         for (blocks, _) in &pieces {
+            unequal.insert_range(*blocks);
             let any_new = self.dirty.insert_pulled(target.key, *blocks);
             self.bits_set(target.key, any_new);
         }
-        let mut unequal = reply.differing;
-        unequal.insert_all(&reply.unvouched);
-        self.fill_in_equal(token, &unequal);
-        let report = &mut self.pulls.jobs.get_mut(&job).expect("runs belong to a pull").report;
-        for run in reply.unvouched.runs(DATA_BLOCKS_MAX) {
-            report.unvouched.insert_range(BlockRange::new(target.blocks.first + run.first, run.count));
+        let crcs = std::mem::take(&mut self.pull_run(token).crcs);
+        if !crcs.is_empty() {
+            // What is equal to the good copy is as it should be, whatever was known of it.
+            self.take_as_found(target.key, target.blocks, &crcs, &unequal);
         }
         self.pull_run(token).step = Step::Write { data: frame.data, pieces };
         self.ready.push_back(token);
         Ok(())
-    }
-
-    /// What is equal to the good copy is as it should be, whatever was known of it.
-    fn fill_in_equal(&mut self, token: Token, unequal: &BlockSet) {
-        let Target { key, blocks, .. } = self.tasks[&token].target;
-        let crcs = std::mem::take(&mut self.pull_run(token).crcs);
-        for (index, (block, crc)) in blocks.iter().zip(crcs).enumerate() {
-            if !unequal.contains(index as u16) {
-                self.witness.fill_in(key, block, crc);
-                self.bad_blocks.remove(key, BlockRange::new(block, 1));
-            }
-        }
     }
 
     fn advance_pull_write(&mut self, token: Token) {

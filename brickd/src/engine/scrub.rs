@@ -137,12 +137,23 @@ impl Engine {
     /// The blocks of a shard in use that aren't what was last written there. What wasn't known of the others is now.
     pub(super) fn examine(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> BlockSet {
         let bad = self.witness.unlike(key, blocks, crcs);
-        for (block, crc) in blocks.iter().zip(crcs) {
-            if !bad.contains(block) {
-                self.witness.fill_in(key, block, *crc);
-                self.bad_blocks.remove(key, BlockRange::new(block, 1));
-            }
-        }
+        self.take_as_found(key, blocks, crcs, &bad);
         bad
+    }
+
+    /// The blocks that were read of a shard in use are good, but for `others`.
+    pub(super) fn take_as_found(
+        &mut self,
+        key: ShardKey,
+        blocks: BlockRange,
+        crcs: &[u32],
+        others: &BlockSet,
+    ) {
+        self.witness.fill_in(key, blocks, crcs, others);
+        let mut good = BlockSet::from(blocks);
+        good.remove_all(others);
+        for run in good.runs(u16::MAX) {
+            self.bad_blocks.remove(key, run);
+        }
     }
 }

@@ -89,8 +89,6 @@ pub(super) struct Found {
     pub(super) bad_blocks: u64,
     /// Such blocks that were written again from another copy.
     pub(super) repaired_blocks: u64,
-    /// Pages of CRCs that couldn't be read, or failed their own.
-    pub(super) bad_pages: u64,
 }
 
 /// Writes a page to its file and has it synced.
@@ -186,12 +184,14 @@ impl Witness {
         unlike
     }
 
-    /// Takes the block as it was found, if its CRC wasn't known. The disk needn't learn that.
-    pub(super) fn fill_in(&mut self, key: ShardKey, block: u16, crc: u32) {
+    /// Takes blocks as they were found, but for `others`, where the CRC wasn't known. The disk needn't learn that.
+    pub(super) fn fill_in(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32], others: &BlockSet) {
         let page = self.pages.get_mut(&key).expect("shards are read under their page");
-        let slot = &mut page.slots[usize::from(block)];
-        if *slot == UNKNOWN {
-            *slot = stored(crc);
+        for (block, crc) in blocks.iter().zip(crcs) {
+            let slot = &mut page.slots[usize::from(block)];
+            if *slot == UNKNOWN && !others.contains(block) {
+                *slot = stored(*crc);
+            }
         }
     }
 
@@ -346,7 +346,6 @@ impl Engine {
         let Loading { bytes, waiters } = page.loading.take().expect("a page is read once");
         if !decode(&bytes, &mut page.slots) {
             page.slots.fill(UNKNOWN);
-            self.witness.found.entry(key.0).or_default().bad_pages += 1;
         }
         self.witness.note_idle(key);
         self.ready.push_back(token);
@@ -385,6 +384,11 @@ impl Engine {
             return;
         }
         let shard_bytes = self.tasks[&token].target.shard_bytes;
+        let Work::PageSave(save) = &self.tasks[&token].work else { unreachable!("dispatched by kind") };
+        if !save.bytes.is_empty() && save.written == save.bytes.len() {
+            // Waits for its sync.
+            return;
+        }
         let Some(mut buffer) = self.page_buffer(token) else { return };
         let clock = self.witness.clock;
         let slots = &self.witness.pages[&key].slots;
@@ -394,10 +398,6 @@ impl Engine {
         let Work::PageSave(save) = &mut task.work else { unreachable!("dispatched by kind") };
         if save.bytes.is_empty() {
             (save.bytes, save.copied_at) = (encode(slots, known), clock);
-        }
-        if save.written == save.bytes.len() {
-            // Waits for its sync.
-            return self.witness.buffers.push(buffer);
         }
         buffer.copy_from_slice(&save.bytes[save.written..][..BLOCK_SIZE]);
         let offset_bytes = shard_bytes + save.written as u64;

@@ -24,7 +24,7 @@ use super::pending::Purpose;
 /// Pulls under way to one brick.
 const PULLS_MAX: usize = 4;
 /// Blocks of one pull: bounds how long a write to one of them waits.
-pub(super) const PULL_BLOCKS_MAX: usize = 512;
+const PULL_BLOCKS_MAX: usize = 512;
 /// Pause after a heal that failed; doubles up to [`HEAL_PAUSE_MAX`].
 const HEAL_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between attempts to heal a brick.
@@ -172,19 +172,8 @@ impl Group {
             }
             // Nor is a pull ever in flight beside a write to the same blocks (rule I13).
             heal.unanswered(*shard).for_each(|blocks| left.remove_range(blocks));
-            let mut chosen = BlockSet::new();
-            let mut count = 0;
-            for run in left.runs(PULL_BLOCKS_MAX as u16) {
-                let room = PULL_BLOCKS_MAX - count;
-                let run = BlockRange::new(run.first, run.count.min(room as u16));
-                chosen.insert_range(run);
-                count += usize::from(run.count);
-                if count == PULL_BLOCKS_MAX {
-                    break;
-                }
-            }
-            if count > 0 {
-                return Some((*shard, chosen));
+            if !left.is_empty() {
+                return Some((*shard, first_blocks(&left)));
             }
         }
         None
@@ -205,7 +194,7 @@ impl Group {
             return;
         }
         if !self.ready().contains(target) {
-            if repair || self.brick(target).heal.is_none() {
+            if !self.is_of_heal(key) {
                 self.give_up_pull(target, key);
             }
             return;
@@ -293,9 +282,7 @@ impl Group {
         unvouched: &BlockSet,
         settled: bool,
     ) {
-        for run in unvouched.runs(u16::MAX) {
-            self.note_bad_blocks(source, shard, run);
-        }
+        self.note_bad_blocks(source, shard, unvouched);
         if !settled && !self.is_to_be_repaired(source, shard) {
             self.stop_heal(target);
         }
@@ -309,14 +296,19 @@ impl Group {
             return;
         };
         pull.sent = false;
-        if pull.repair || self.brick(target).heal.is_none() {
+        if !self.is_of_heal(key) {
             self.give_up_pull(target, key);
         }
     }
 
+    /// Whether the pull brings a brick back; the others mend copies within S.
+    fn is_of_heal(&self, key: OperationKey) -> bool {
+        let Kind::Pull(pull) = &self.operations[&key].kind else { return false };
+        !pull.repair && self.brick(pull.target).heal.is_some()
+    }
+
     fn fail_pull(&mut self, target: BrickIndex, key: OperationKey) {
-        let of_heal = matches!(&self.operations[&key].kind, Kind::Pull(pull) if !pull.repair);
-        if of_heal && self.brick(target).heal.is_some() {
+        if self.is_of_heal(key) {
             self.stop_heal(target);
         } else {
             self.give_up_pull(target, key);
@@ -498,6 +490,20 @@ impl Group {
         let suspects = (!self.suspect.is_empty()).then_some(self.suspect_retry_at);
         heals.into_iter().chain(suspects).chain(self.repair_timeout()).filter(|at| *at > self.now).min()
     }
+}
+
+/// As many blocks as one pull may hold.
+pub(super) fn first_blocks(blocks: &BlockSet) -> BlockSet {
+    let (mut first, mut room) = (BlockSet::new(), PULL_BLOCKS_MAX as u16);
+    for run in blocks.runs(PULL_BLOCKS_MAX as u16) {
+        let count = run.count.min(room);
+        first.insert_range(BlockRange::new(run.first, count));
+        room -= count;
+        if room == 0 {
+            break;
+        }
+    }
+    first
 }
 
 /// The smallest range with all of `blocks`.

@@ -137,8 +137,8 @@ impl Group {
         let listed = page.shards.into_iter().find(|(listed, _)| *listed == shard);
         let mut bad = listed.map_or_else(|| blocks.into(), |(_, bad)| bad);
         bad.truncate(usize::from(self.config.shard_blocks()));
-        for run in bad.runs(u16::MAX) {
-            self.note_bad_blocks(brick, shard, run);
+        if !bad.is_empty() {
+            self.note_bad_blocks(brick, shard, &bad);
         }
     }
 

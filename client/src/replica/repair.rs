@@ -2,12 +2,11 @@
 //! another copy of S.
 //!
 //! A read that meets such a block is served by another copy at once; the repair follows. What a brick finds by itself
-//! it says in its answers to renewals. A repair is a pull like those of
-//! heal, under the same claims (I13) and for the holder only (I15): the brick asks the source for what differs, and
-//! counts as differing what it can't vouch for itself. The source sends only what it can vouch for, so a block
-//! that is bad everywhere stays bad, and its readers are told. A read for which each copy is bad somewhere waits for
-//! the repairs. A block that was written meanwhile is good, and the
-//! pull finds that.
+//! it says in its answers to renewals. A repair is a pull like those of heal, under the same claims (I13) and for the
+//! holder only (I15): the brick asks the source for what differs, and counts as differing what it can't vouch for
+//! itself. The source sends only what it can vouch for, so a block that is bad everywhere stays bad, and its readers
+//! are told. A read for which each copy is bad somewhere waits for the repairs. A block that was written meanwhile is
+//! good, and the pull finds that.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use brick_wire::{BlockRange, BlockSet, BrickIndex, CoreIndex, Opcode, ShardIndex
 use super::Group;
 use super::admit::Kind;
 use super::group::Phase;
-use super::heal::{PULL_BLOCKS_MAX, PullOperation, hull};
+use super::heal::{PullOperation, first_blocks, hull};
 use super::pending::Purpose;
 
 /// Shards with blocks to repair that are remembered; further ones are met again.
@@ -42,14 +41,14 @@ pub(super) struct Repair {
 
 impl Group {
     /// A brick of S couldn't read these blocks, or found that they aren't what was written.
-    pub(super) fn note_bad_blocks(&mut self, brick: BrickIndex, shard: ShardIndex, blocks: BlockRange) {
+    pub(super) fn note_bad_blocks(&mut self, brick: BrickIndex, shard: ShardIndex, blocks: &BlockSet) {
         let known = self.repairs.contains_key(&(brick, shard));
         if !self.in_sync().contains(brick) || (!known && self.repairs.len() >= REPAIRS_MAX) {
             return;
         }
         let not_before = self.now;
         let fresh = Repair { blocks: BlockSet::new(), attempts: 0, not_before, in_flight: false };
-        self.repairs.entry((brick, shard)).or_insert(fresh).blocks.insert_range(blocks);
+        self.repairs.entry((brick, shard)).or_insert(fresh).blocks.insert_all(blocks);
     }
 
     /// A core knows bad blocks that nobody may have read yet.
@@ -67,8 +66,8 @@ impl Group {
             if blocks.end() > usize::from(self.config.shard_blocks()) {
                 return self.reset_link(brick, "it lists bad blocks behind the end of a shard");
             }
-            for run in blocks.runs(u16::MAX) {
-                self.note_bad_blocks(brick, shard, run);
+            if !blocks.is_empty() {
+                self.note_bad_blocks(brick, shard, &blocks);
             }
         }
     }
@@ -176,17 +175,4 @@ impl Group {
         let waiting = self.repairs.values().filter(|repair| !repair.in_flight);
         waiting.map(|repair| repair.not_before).filter(|at| *at > self.now).min()
     }
-}
-
-/// As many blocks as one pull may hold.
-fn first_blocks(blocks: &BlockSet) -> BlockSet {
-    let mut first = BlockSet::new();
-    for run in blocks.runs(PULL_BLOCKS_MAX as u16) {
-        let room = (PULL_BLOCKS_MAX - first.count()) as u16;
-        first.insert_range(BlockRange::new(run.first, run.count.min(room)));
-        if first.count() == PULL_BLOCKS_MAX {
-            break;
-        }
-    }
-    first
 }
