@@ -179,7 +179,8 @@ impl Flags {
     pub const REWRITE: Flags = Flags(1 << 6);
     /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`).
     pub const HEAL: Flags = Flags(1 << 7);
-    /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`).
+    /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`). Write only blocks that are
+    /// bad here (`Pull`).
     pub const BAD: Flags = Flags(1 << 8);
     const KNOWN: u16 = (1 << 9) - 1;
 

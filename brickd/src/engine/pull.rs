@@ -17,7 +17,7 @@ use brick_wire::checksum::{block_crcs, block_hash};
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX, HEADER_SIZE};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockRange, BlockSet, Header, ImageUuid, Role, SessionId, Status};
+use brick_wire::{BlockRange, BlockSet, Flags, Header, ImageUuid, Role, SessionId, Status};
 
 use super::pull_source::SOURCE_BLOCKS_MAX;
 use super::requests::{Outcome, Reply};
@@ -288,22 +288,27 @@ impl Engine {
             }
             return Ok(());
         }
-        self.pulls.count(job, u32::from(target.blocks.count), count as u32, 0);
+        // A repair writes what is bad here and nothing else: the rest may differ, and is not its business.
+        let repair = self.requests.open[&job].header.flags.contains(Flags::BAD);
+        let bad = self.pull_run(token).bad.clone();
+        let here = |run: BlockRange| BlockRange::new(target.blocks.first + run.first, run.count);
+        let mut pieces: VecDeque<(BlockRange, usize)> = VecDeque::new();
         let mut place = 0;
-        let pieces = reply.differing.runs(DATA_BLOCKS_MAX).map(|run| {
-            let piece = (BlockRange::new(target.blocks.first + run.first, run.count), place);
+        for run in reply.differing.runs(if repair { 1 } else { DATA_BLOCKS_MAX }) {
+            let blocks = here(run);
+            if !repair || bad.contains(blocks.first) {
+                pieces.push_back((blocks, place));
+            }
             place += usize::from(run.count);
-            piece
-        });
-        let pieces: VecDeque<(BlockRange, usize)> = pieces.collect();
-        let mut unequal = BlockSet::new();
-        for run in reply.unvouched.runs(DATA_BLOCKS_MAX) {
-            unequal.insert_range(BlockRange::new(target.blocks.first + run.first, run.count));
         }
+        let written: u32 = pieces.iter().map(|(blocks, _)| u32::from(blocks.count)).sum();
+        self.pulls.count(job, u32::from(target.blocks.count), written, 0);
+        let mut unequal = BlockSet::new();
+        reply.unvouched.runs(DATA_BLOCKS_MAX).for_each(|run| unequal.insert_range(here(run)));
         let report = &mut self.pulls.jobs.get_mut(&job).expect("runs belong to a pull").report;
         report.unvouched.insert_all(&unequal);
+        reply.differing.runs(DATA_BLOCKS_MAX).for_each(|run| unequal.insert_range(here(run)));
         for (blocks, _) in &pieces {
-            unequal.insert_range(*blocks);
             let any_new = self.dirty.insert_pulled(target.key, *blocks);
             self.bits_set(target.key, any_new);
         }

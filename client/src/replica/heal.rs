@@ -10,7 +10,7 @@ use std::time::Duration;
 use brick_wire::body::{Pull, PullReport};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, Header, Opcode, ShardIndex, Status, Timestamp};
+use brick_wire::{BlockRange, BlockSet, BrickIndex, Flags, Header, Opcode, ShardIndex, Status, Timestamp};
 use bytes::Bytes;
 
 use super::Group;
@@ -217,6 +217,9 @@ impl Group {
         };
         let mut header = self.data_header(Opcode::Pull);
         header.shard = shard;
+        if repair {
+            header.flags = Flags::BAD;
+        }
         let frame = Frame::new(header, body.to_bytes(), Bytes::new());
         let core = self.core_for(target, shard);
         self.send_frame(target, core, frame, Purpose::Pull(key));

@@ -3,8 +3,8 @@
 //!
 //! A read that meets such a block is served by another copy at once; the repair follows. What a brick finds by itself
 //! it says in its answers to renewals. A repair is a pull like those of heal, under the same claims (I13) and for the
-//! holder only (I15): the brick asks the source for what differs, and counts as differing what it can't vouch for
-//! itself. The source sends only what it can vouch for, so a block that is bad everywhere stays bad, and its readers
+//! holder only (I15): the brick fetches what it can't vouch for itself, and nothing else, or a recovery's source would
+//! change under the copies that were made equal to it. The source sends only what it can vouch for, so a block that is bad everywhere stays bad, and its readers
 //! are told. A read for which each copy is bad somewhere waits for the repairs. A block that was written meanwhile is
 //! good, and the pull finds that.
 
