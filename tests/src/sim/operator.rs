@@ -66,9 +66,12 @@ impl World {
         let only_copy = self.records().iter().any(|(record, _)| record.in_sync == BrickSet::only(brick));
         let another = self.bricks.iter().any(Brick::needs_operator);
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
-        // A data brick's join may be under way, and be decided after the brick has forgotten what it held.
-        let joins = self.bricks[usize::from(brick.0)].role == Role::Data && !self.network.keys().is_empty();
-        known && !only_copy && !joins && !another && self.is_quorum(others)
+        // A session may be changing S, or a message of one that died may: a data brick's join, or the leaving
+        // of the other copy, would be decided after the brick has forgotten what it held.
+        let lives = self.sessions.values().any(|session| !session.is_over());
+        let changes = lives || !self.network.keys().is_empty();
+        let may_lose = self.bricks[usize::from(brick.0)].role == Role::Data && changes;
+        known && !only_copy && !may_lose && !another && self.is_quorum(others)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts
