@@ -124,6 +124,20 @@ pub struct DirtyPage {
     pub shards: Vec<(ShardIndex, BlockSet)>,
 }
 
+/// Reply to `Verify`. With `ZEROES` in the flags nothing was ever written to the shard, and all of this is empty.
+///
+/// `0 u16 bytes of the bitmap of bad blocks; bitmap; u16 bytes of the bitmap of unknown blocks; bitmap;`
+/// `n × u32 CRC32C, one for each block asked for`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReply {
+    /// Blocks of the shard that can't be read, or aren't what was last written. An arbiter has none.
+    pub bad: BlockSet,
+    /// Blocks whose CRC an arbiter doesn't know; on a data brick those that can't be read.
+    pub unknown: BlockSet,
+    /// CRCs of the blocks as they were read, or as an arbiter knows them; meaningless where unknown.
+    pub crcs: Vec<u32>,
+}
+
 /// A page of `ShardList`: indexes, ascending, u32 each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardPage {
@@ -361,6 +375,34 @@ impl Body for DirtyPage {
             shards.push((shard, read_bitmap("dirty.bitmap", reader.bytes(length)?)?));
         }
         Ok(DirtyPage { shards })
+    }
+}
+
+impl Body for VerifyReply {
+    fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.crcs.len() <= usize::from(DATA_BLOCKS_MAX), "no more than a request asks for");
+        for blocks in [&self.bad, &self.unknown] {
+            let bitmap = blocks.to_bytes();
+            out.put_u16(bitmap.len() as u16);
+            out.extend_from_slice(&bitmap);
+        }
+        self.crcs.iter().for_each(|crc| out.put_u32(*crc));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<VerifyReply, BodyError> {
+        let mut bitmap = |field| {
+            let length = usize::from(reader.u16()?);
+            read_bitmap(field, reader.bytes(length)?)
+        };
+        let (bad, unknown) = (bitmap("verify.bad")?, bitmap("verify.unknown")?);
+        let mut crcs = Vec::new();
+        while !reader.is_empty() {
+            if crcs.len() == usize::from(DATA_BLOCKS_MAX) {
+                return Err(BodyError::OutOfRange { field: "verify.crcs", value: crcs.len() as u64 + 1 });
+            }
+            crcs.push(reader.u32()?);
+        }
+        Ok(VerifyReply { bad, unknown, crcs })
     }
 }
 

@@ -93,7 +93,8 @@ byte_enum! {
         ShardList = 38,
         /// Deletes every shard of an image on this core.
         ImageRemove = 39,
-        /// Reads blocks of one shard and says which aren't what was last written there.
+        /// Reads blocks of one shard and says which aren't what was last written there; on an arbiter, what it
+        /// knows of them. See [`crate::body::VerifyReply`].
         Verify = 40,
         /// Lists blocks on this core that were found bad and not written since.
         BadRead = 41,

@@ -1,4 +1,5 @@
-//! Writes, dummy writes and reads of one shard's blocks, and `Clean`.
+//! Writes, dummy writes and reads of one shard's blocks, and `Clean`. What a dummy write leaves on an arbiter are dirty
+//! bits and CRCs.
 //!
 //! A write's dirty bits are set before anything of it can reach the disk, and stay if it fails: the other
 //! bricks may have applied it. The shard is in the activity log before anything reaches the disk (rule I2). Its
@@ -68,14 +69,14 @@ impl Engine {
         if count == 0 || frame.data.is_some() {
             return Err(Status::Invalid);
         }
-        read_crcs(&header, &frame.aux, count).map_err(|_| Status::Invalid)?;
+        let crcs = read_crcs(&header, &frame.aux, count).map_err(|_| Status::Invalid)?;
         let any_new = self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
         self.bits_set(target.key, any_new);
-        if self.is_active(target.key) {
+        if self.is_active(target.key) && self.record_at_once(target.key, target.blocks, &crcs) {
             return Ok(Some(Status::Ok.into()));
         }
         let token = self.open_request(id, header, Some(target.key.0));
-        self.start_task(token, target, Access::Shared, Work::DummyWrite);
+        self.start_task(token, target, Access::Exclusive, Work::DummyWrite(crcs));
         Ok(None)
     }
 
@@ -130,10 +131,16 @@ impl Engine {
     }
 
     pub(super) fn advance_dummy_write(&mut self, token: Token) {
-        if self.passes_fence(token) && self.task_activity(token) {
-            self.end_task(token);
-            self.answer(token, Status::Ok.into());
+        if !self.passes_fence(token) || !self.task_activity(token) || !self.task_page_alone(token) {
+            return;
         }
+        let task = self.task(token);
+        let Target { key, blocks, .. } = task.target;
+        let Work::DummyWrite(crcs) = &mut task.work else { unreachable!("dispatched by kind") };
+        let crcs = std::mem::take(crcs);
+        self.witness.record(key, blocks, crcs);
+        self.end_task(token);
+        self.answer(token, Status::Ok.into());
     }
 
     pub(super) fn write_done(&mut self, token: Token, result: Result<Buffer, Status>) {

@@ -1,4 +1,5 @@
-//! The shard files of this core: which exist, which are open, and in what order idle ones are closed.
+//! The shard files of this core: which exist, which are open, and in what order idle ones are closed. An arbiter's hold
+//! nothing but the page of CRCs.
 //!
 //! Invariants: a shard is created and allocated whole before anything reads or writes it; a file is closed
 //! only when no operation uses it and its completed writes are synced; every open file has its own slot.
@@ -8,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use brick_wire::{BlockSet, ImageUuid, LaneIndex, ShardIndex, Status};
+use brick_wire::{BlockSet, ImageUuid, LaneIndex, Role, ShardIndex, Status};
 
 use super::witness::page_bytes;
 use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, Token};
@@ -267,7 +268,7 @@ impl Engine {
         assert_eq!(file.state, FileState::WantsSlot);
         file.state = FileState::Opening(slot);
         let shard_bytes = file.shard_bytes;
-        let file_bytes = shard_bytes + page_bytes(shard_bytes);
+        let file_bytes = self.page_start(shard_bytes) + page_bytes(shard_bytes);
         let request = DiskRequest::OpenShard { slot, lane, image: key.0, shard: key.1, file_bytes, create };
         self.disk(Purpose::Open(key), request);
     }
@@ -295,7 +296,9 @@ impl Engine {
                 if !self.files.exists(key) {
                     self.files.add_existing(key);
                     self.shard_created(key);
-                    self.witness.created(key, shard_bytes);
+                    if self.config.role == Role::Data {
+                        self.witness.created(key, shard_bytes);
+                    }
                 }
                 self.ready.extend(waiters);
             }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use brick_wire::overlap::OverlapQueue;
 use brick_wire::placement::{core_of, lane_of};
-use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, Role, ShardIndex, Timestamp};
+use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timestamp};
 
 use crate::buffer::Pool;
 
@@ -55,7 +55,7 @@ mod tests;
 
 pub use interface::*;
 pub use pull::PULL_POOL_BYTES;
-pub use witness::page_bytes;
+pub use witness::{page_bytes, read_page};
 
 use activity::ActivityLog;
 use admission::Admission;
@@ -148,7 +148,7 @@ impl Engine {
     /// The engine of `config.core`, with what the store found. Payloads are allocated from `pool`.
     pub fn new(mut config: EngineConfig, pool: Pool) -> Engine {
         assert!(config.core.0 < config.cores && config.lanes > 0);
-        assert!(config.open_files_max > 0 || config.role == Role::Arbiter);
+        assert!(config.open_files_max > 0, "shards have files, on an arbiter too");
         let registers = std::mem::take(&mut config.registers);
         let shards = std::mem::take(&mut config.shards);
         let saved = std::mem::take(&mut config.dirty);
@@ -162,9 +162,7 @@ impl Engine {
         let mut witness = Witness::default();
         for shard in std::mem::take(&mut config.active) {
             dirty.load_active(shard);
-            if config.role == Role::Data {
-                witness.distrust((shard.image, shard.shard));
-            }
+            witness.distrust((shard.image, shard.shard));
             activity.load(lane_of(shard.image, shard.shard, config.lanes), shard);
         }
         if config.blank {
@@ -206,9 +204,7 @@ impl Engine {
             config,
         };
         engine.load_marks(&unsynced);
-        if engine.config.role == Role::Data {
-            engine.reserve_page_buffers();
-        }
+        engine.reserve_page_buffers();
         engine
     }
 

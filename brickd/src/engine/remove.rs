@@ -100,6 +100,8 @@ impl Engine {
             self.activity.forget(image);
             self.syncs.forget(image);
             self.bad_blocks.forget(image);
+            // An arbiter's pages may have no file yet.
+            self.witness.forget(image, |_| true);
             self.witness.forget_found(image);
             self.pulls.forget(image);
             self.joins.forget(image);

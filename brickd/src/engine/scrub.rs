@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use brick_wire::body::DirtyPage;
+use brick_wire::body::VerifyReply;
 use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
@@ -62,7 +62,6 @@ impl BadBlocks {
 impl Engine {
     /// `Verify`: which of the blocks are bad here.
     pub(super) fn verify(&mut self, id: ConnectionId, header: Header) -> Outcome {
-        self.require_role(Role::Data)?;
         let attach = self.attached(id, header.image)?;
         if self.removals.contains(attach.image) {
             return Err(Status::Busy);
@@ -78,10 +77,17 @@ impl Engine {
 
     pub(super) fn advance_verify(&mut self, token: Token) {
         let target = self.tasks[&token].target;
-        if !self.files.exists_soon(target.key) {
+        let untouched = match self.config.role {
+            Role::Data => !self.files.exists_soon(target.key),
+            Role::Arbiter => self.is_untouched(target.key),
+        };
+        if untouched {
             self.end_task(token);
-            self.answer(token, Reply::body(DirtyPage::default().to_bytes()).with_flags(Flags::ZEROES));
+            self.answer(token, Reply::body(VerifyReply::default().to_bytes()).with_flags(Flags::ZEROES));
             return;
+        }
+        if self.config.role == Role::Arbiter {
+            return self.say_what_is_known(token);
         }
         if matches!(self.task(token).work, Work::Verify(None)) {
             let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
@@ -98,20 +104,34 @@ impl Engine {
         self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
     }
 
+    /// An arbiter's answer: it has nothing to read but its page.
+    fn say_what_is_known(&mut self, token: Token) {
+        if !self.task_page_alone(token) {
+            return;
+        }
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let (crcs, unknown) = self.witness.known(key, blocks);
+        self.end_task(token);
+        let reply = VerifyReply { bad: BlockSet::new(), unknown, crcs };
+        self.answer(token, Reply::body(reply.to_bytes()));
+    }
+
     pub(super) fn verify_done(&mut self, token: Token, result: Result<Buffer, Status>) {
         let Target { key, blocks, .. } = self.tasks[&token].target;
-        let bad = match result {
+        let reply = match result {
             Ok(buffer) => {
                 let crcs: Vec<u32> = block_crcs(&buffer).collect();
-                self.examine(key, blocks, &crcs)
+                VerifyReply { bad: self.examine(key, blocks, &crcs), unknown: BlockSet::new(), crcs }
             }
             // One of them can't be read; to the reader none of them could.
-            Err(_) => blocks.into(),
+            Err(_) => {
+                let crcs = vec![0; usize::from(blocks.count)];
+                VerifyReply { bad: blocks.into(), unknown: blocks.into(), crcs }
+            }
         };
-        self.note_bad(key, &bad);
+        self.note_bad(key, &reply.bad);
         self.end_task(token);
-        let shards = if bad.is_empty() { Vec::new() } else { vec![(key.1, bad)] };
-        self.answer(token, Reply::body(DirtyPage { shards }.to_bytes()));
+        self.answer(token, Reply::body(reply.to_bytes()));
     }
 
     /// `BadRead`: what was found bad and not written since.

@@ -33,8 +33,8 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) enum Work {
     Write(WriteTask),
-    /// An arbiter's: it has nothing but the activity log to wait for.
-    DummyWrite,
+    /// An arbiter's, with its CRCs.
+    DummyWrite(Vec<u32>),
     Read(ReadTask),
     SourceRead(SourceRead),
     PullRun(PullRun),
@@ -91,7 +91,7 @@ impl Engine {
         }
         match &task.work {
             Work::Write(_) => self.advance_write(token),
-            Work::DummyWrite => self.advance_dummy_write(token),
+            Work::DummyWrite(_) => self.advance_dummy_write(token),
             Work::Read(_) => self.advance_read(token),
             Work::SourceRead(_) => self.advance_source_read(token),
             Work::PullRun(_) => self.advance_pull_run(token),
@@ -114,7 +114,7 @@ impl Engine {
         }
         match &task.work {
             Work::Write(_) => self.write_done(token, result),
-            Work::DummyWrite => unreachable!("an arbiter has no data to transfer"),
+            Work::DummyWrite(_) => unreachable!("an arbiter has no data to transfer"),
             Work::Read(_) => self.read_done(token, result),
             Work::SourceRead(_) => self.source_read_done(token, result),
             Work::PullRun(_) => self.pull_io_done(token, result),
@@ -140,7 +140,7 @@ impl Engine {
         match &task.work {
             Work::SourceRead(read) => self.source_read_ended(read),
             Work::PullRun(_) => self.pull_run_ended(task.target.blocks),
-            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::Verify(_) | Work::PageSave(_) => {}
+            Work::Write(_) | Work::DummyWrite(_) | Work::Read(_) | Work::Verify(_) | Work::PageSave(_) => {}
         }
         for woken in self.claims.release(task.target.key, token) {
             self.tasks.get_mut(&woken).expect("claims belong to tasks").claimed = true;
@@ -162,7 +162,7 @@ impl Engine {
                 self.end_task(token);
                 self.page_save_ended(lane, false);
             }
-            Work::Write(_) | Work::DummyWrite | Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => {
+            Work::Write(_) | Work::DummyWrite(_) | Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => {
                 self.end_task(token);
                 self.answer(token, status.into());
             }
@@ -209,7 +209,7 @@ impl Engine {
     /// Whether the task wants its file for reading.
     pub(super) fn only_reads(&self, token: Token) -> bool {
         self.tasks.get(&token).is_some_and(|task| match &task.work {
-            Work::Write(_) | Work::DummyWrite | Work::PageSave(_) => false,
+            Work::Write(_) | Work::DummyWrite(_) | Work::PageSave(_) => false,
             Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => true,
             Work::PullRun(run) => run.is_hashing(),
         })

@@ -16,13 +16,16 @@
 //!
 //! Pages without news are dropped, longest unused first, beyond [`SLOTS_MAX`]. Pages go to and from disk a block at a
 //! time, in buffers of their own: writes that wait for a page may hold all the pool.
+//!
+//! An arbiter keeps the same pages, by what its dummy writes say; they are all that its shard files hold. A file is made
+//! with the first save of its page, so a shard without one was never written there, and its CRCs are those of zeros.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brick_wire::checksum::crc32c;
+use brick_wire::checksum::{ZERO_BLOCK_CRC, crc32c};
 use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockRange, BlockSet, ImageUuid, ShardIndex, Status};
+use brick_wire::{BlockRange, BlockSet, ImageUuid, Role, ShardIndex, Status};
 
 use super::flush::SyncTarget;
 use super::tasks::{Target, Task, Work};
@@ -34,8 +37,6 @@ use crate::buffer::Buffer;
 const SLOTS_MAX: usize = 4 << 20;
 /// The slot of a block whose CRC isn't known.
 const UNKNOWN: u32 = u32::MAX;
-/// CRC32C of a block of zeros.
-const ZERO_CRC: u32 = 0x98f9_4189;
 const CRC_BYTES: usize = size_of::<u32>();
 /// Blocks of pages on their way to or from disk, per core.
 const BUFFERS: usize = 16;
@@ -44,6 +45,13 @@ const BUFFERS: usize = 16;
 /// the last block.
 pub fn page_bytes(shard_bytes: u64) -> u64 {
     (((shard_bytes >> BLOCK_SHIFT) + 1) * CRC_BYTES as u64).next_multiple_of(BLOCK_SIZE as u64)
+}
+
+/// What a page on disk says of its blocks, in order, `None` where that is unknown; nothing if it is damaged.
+pub fn read_page(bytes: &[u8], shard_bytes: u64) -> Option<Vec<Option<u32>>> {
+    let mut slots = vec![UNKNOWN; slot_count(shard_bytes)];
+    let known = |slot: u32| (slot != UNKNOWN).then(|| stored(slot));
+    decode(bytes, &mut slots).then(|| slots.into_iter().map(known).collect())
 }
 
 /// The CRCs of one shard.
@@ -171,6 +179,25 @@ impl Witness {
         change(&mut page.slots);
     }
 
+    /// What is known of the blocks of a shard in use: their CRCs (zero where unknown), and which are unknown.
+    pub(super) fn known(&self, key: ShardKey, blocks: BlockRange) -> (Vec<u32>, BlockSet) {
+        let slots = &self.pages[&key].slots;
+        let mut unknown = BlockSet::new();
+        let crc = |block| match slots[usize::from(block)] {
+            UNKNOWN => {
+                unknown.insert_range(BlockRange::new(block, 1));
+                0
+            }
+            slot => stored(slot),
+        };
+        (blocks.iter().map(crc).collect(), unknown)
+    }
+
+    /// Whether there is a page of the shard in memory, or will be without a look at the disk.
+    fn is_at_hand(&self, key: ShardKey) -> bool {
+        self.distrusted.contains(&key) || self.pages.contains_key(&key)
+    }
+
     /// Those of the blocks that were read of a shard in use which have another CRC than they should.
     pub(super) fn unlike(&self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> BlockSet {
         let slots = &self.pages[&key].slots;
@@ -280,6 +307,40 @@ impl Engine {
         self.witness.buffers.extend((0..BUFFERS).map_while(|_| pool.allocate(BLOCK_SIZE)));
     }
 
+    /// Where the page begins in a shard's file, bytes.
+    pub(super) fn page_start(&self, shard_bytes: u64) -> u64 {
+        match self.config.role {
+            Role::Data => shard_bytes,
+            Role::Arbiter => 0,
+        }
+    }
+
+    /// Whether nothing was ever written to the shard here.
+    pub(super) fn is_untouched(&self, key: ShardKey) -> bool {
+        !self.files.exists_soon(key) && !self.witness.is_at_hand(key)
+    }
+
+    /// [`Engine::task_page`] for tasks of an arbiter: a file is opened only if the page is to be read from it.
+    pub(super) fn task_page_alone(&mut self, token: Token) -> bool {
+        let Target { key, shard_bytes, .. } = self.tasks[&token].target;
+        if self.is_untouched(key) {
+            self.witness.insert(key, vec![0; slot_count(shard_bytes)], None);
+        }
+        (self.witness.is_at_hand(key) || self.task_file(token).is_some()) && self.task_page(token)
+    }
+
+    /// Records blocks at once if the shard's page is here and nobody uses the blocks; `false` if that takes a task.
+    pub(super) fn record_at_once(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> bool {
+        let loaded = self.witness.pages.get(&key).is_some_and(|page| page.loading.is_none());
+        if !loaded || self.claims.is_claimed(key, blocks) {
+            return false;
+        }
+        self.witness.hold(key);
+        self.witness.record(key, blocks, crcs.iter().copied());
+        self.witness.release(key);
+        true
+    }
+
     /// Whether the page of the task's shard is here, and held for the task. If not, the task waits; it has its file.
     pub(super) fn task_page(&mut self, token: Token) -> bool {
         let task = &self.tasks[&token];
@@ -322,7 +383,8 @@ impl Engine {
         let task = self.task(token);
         task.loading = true;
         let slot = task.slot.expect("pages are read from an open file");
-        let offset_bytes = task.target.shard_bytes + begin as u64;
+        let shard_bytes = task.target.shard_bytes;
+        let offset_bytes = self.page_start(shard_bytes) + begin as u64;
         self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
         true
     }
@@ -357,7 +419,7 @@ impl Engine {
         if self.removals.contains(key.0) {
             return;
         }
-        if !self.files.exists_soon(key) {
+        if self.config.role == Role::Data && !self.files.exists_soon(key) {
             // Its file was never created, or lost with the power: there is no page either.
             self.witness.distrusted.remove(&key);
             return;
@@ -375,7 +437,7 @@ impl Engine {
 
     pub(super) fn advance_page_save(&mut self, token: Token) {
         let key = self.tasks[&token].target.key;
-        if !self.files.exists_soon(key) {
+        if self.config.role == Role::Data && !self.files.exists_soon(key) {
             // It couldn't be created after all.
             return self.fail_task(token, Status::Io);
         }
@@ -400,8 +462,9 @@ impl Engine {
             (save.bytes, save.copied_at) = (encode(slots, known), clock);
         }
         buffer.copy_from_slice(&save.bytes[save.written..][..BLOCK_SIZE]);
-        let offset_bytes = shard_bytes + save.written as u64;
+        let written = save.written as u64;
         save.written += BLOCK_SIZE;
+        let offset_bytes = self.page_start(shard_bytes) + written;
         self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
     }
 
@@ -412,7 +475,10 @@ impl Engine {
         self.witness.buffers.push(buffer);
         let Work::PageSave(save) = &self.task(token).work else { unreachable!("dispatched by kind") };
         if save.written == save.bytes.len() {
-            self.sync_for(token, [SyncTarget::Shard(key)]);
+            // A data brick's flushes see to the name of a new file; an arbiter has none.
+            let directory = SyncTarget::Directory(self.lane_of(key), key.0);
+            let name = (self.config.role == Role::Arbiter).then_some(directory);
+            self.sync_for(token, [SyncTarget::Shard(key)].into_iter().chain(name));
         } else {
             self.ready.push_back(token);
         }
@@ -455,7 +521,7 @@ fn slot_count(shard_bytes: u64) -> usize {
 
 /// A CRC as its slot holds it.
 fn stored(crc: u32) -> u32 {
-    crc ^ ZERO_CRC
+    crc ^ ZERO_BLOCK_CRC
 }
 
 /// The page as it stands on disk: with the slots of blocks that are `known`.

@@ -257,24 +257,24 @@ fn build<C: Core>(
     let pool =
         Pool::try_new(pool_bytes).map_err(|errno| RunError::Core { core: index.0, source: errno.into() })?;
     let mut ring: Ring<Operation> = Ring::new()?;
-    if config.role == Role::Data {
-        // The limit is the process's, so one warning is enough, whichever core meets it.
-        if let Err(error) = ring.register_pool(&pool)
-            && !shared.pool_warned.swap(true, Ordering::Relaxed)
-        {
-            warn!(
-                "pools of {} MiB a core can't be registered with io_uring ({error}), which makes I/O slower: \
-                 raise LimitMEMLOCK in the unit file, or `ulimit -l`, to {} KiB",
-                pool_bytes >> 20,
-                (pool_bytes >> 10) * usize::from(config.cores)
-            );
-        }
-        if let Err(error) = ring.register_files(config.open_files_max + 1) {
-            warn!("core {}: shard files can't be registered with io_uring ({error}): I/O is slower", index.0);
-        }
-        // Behind the shard files: the ring keeps the directory locked until its last write has ended.
-        let _held = ring.set_file(config.open_files_max, shared.lock.as_raw_fd());
+    // An arbiter moves nothing but pages of CRCs. The limit is the process's, so one warning is enough, whichever core
+    // meets it.
+    if config.role == Role::Data
+        && let Err(error) = ring.register_pool(&pool)
+        && !shared.pool_warned.swap(true, Ordering::Relaxed)
+    {
+        warn!(
+            "pools of {} MiB a core can't be registered with io_uring ({error}), which makes I/O slower: \
+             raise LimitMEMLOCK in the unit file, or `ulimit -l`, to {} KiB",
+            pool_bytes >> 20,
+            (pool_bytes >> 10) * usize::from(config.cores)
+        );
     }
+    if let Err(error) = ring.register_files(config.open_files_max + 1) {
+        warn!("core {}: shard files can't be registered with io_uring ({error}): I/O is slower", index.0);
+    }
+    // Behind the shard files: the ring keeps the directory locked until its last write has ended.
+    let _held = ring.set_file(config.open_files_max, shared.lock.as_raw_fd());
     let disk = Disk::new(shared.directory.clone(), config.open_files_max, shared.used_bytes.clone());
     let core = make_core(config, pool.clone());
     Ok(Reactor::new(core, index, shared, ring, pool, disk))

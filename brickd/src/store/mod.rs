@@ -29,7 +29,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use brick_wire::register::RegisterEntry;
-use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, Role, ShardIndex};
+use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, ShardIndex};
 
 use crate::engine::{ActiveShard, Membership, SavedDirty};
 use activity::ActivityFile;
@@ -87,18 +87,13 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     let mut superblock = SuperblockFile::open(path)?;
     let found = superblock.current().clone();
     let lanes = found.identity.lanes;
-    if found.identity.role == Role::Data {
-        check_direct_io(path)?;
-    }
+    check_direct_io(path)?;
     let (register_log, registers) = RegisterLog::open(path, found.identity.brick)?;
     let clean_start = superblock.is_clean();
-    if !clean_start && found.identity.role == Role::Data {
+    if !clean_start {
         durable::sync_file_system(path)?;
     }
-    let scan = match found.identity.role {
-        Role::Data => shards::scan(path, lanes)?,
-        Role::Arbiter => shards::Scan::default(),
-    };
+    let scan = shards::scan(path, lanes)?;
     let boot = boot_uuid()?;
     let images = recover::known_images(&registers, &scan.shards);
     let lanes = recover::load(path, lanes, boot, clean_start, &images)?;

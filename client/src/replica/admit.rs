@@ -14,6 +14,7 @@ use super::heal::PullOperation;
 use super::interface::{Action, GroupError, NoQuorum, Output, Request, UserRequest};
 use super::read::ReadOperation;
 use super::report::RemoveOperation;
+use super::vouch::CopyOperation;
 use super::write::{Patch, WriteOperation};
 
 /// Names an operation; grows, never reused.
@@ -39,6 +40,7 @@ pub(super) enum Kind {
     Write(WriteOperation),
     Flush(FlushOperation),
     Pull(PullOperation),
+    Copy(CopyOperation),
     Remove(RemoveOperation),
 }
 
@@ -94,8 +96,8 @@ impl Group {
         let key = OperationKey(self.operation_next);
         self.operation_next += 1;
         let access = match &kind {
-            // A pull changes nothing that a reader of S can see, but no write may overtake it.
-            Kind::Read(_) | Kind::Pull(_) => Some(Access::Shared),
+            // A pull changes nothing that a reader of S can see, nor does an arbiter, but no write may overtake them.
+            Kind::Read(_) | Kind::Pull(_) | Kind::Copy(_) => Some(Access::Shared),
             Kind::Write(_) | Kind::Modify(..) => Some(Access::Exclusive),
             Kind::Flush(_) | Kind::Remove(_) => None,
         };
@@ -119,6 +121,7 @@ impl Group {
             Kind::Write(_) => self.drive_write(key),
             Kind::Flush(_) => self.drive_flush(key),
             Kind::Pull(_) => self.drive_pull(key),
+            Kind::Copy(_) => self.drive_copy(key),
             Kind::Remove(_) => self.drive_remove(key),
         }
     }

@@ -4,6 +4,7 @@ use brick_wire::{BrickIndex, BrickSet, CoreIndex, Epoch, Incarnation, Timestamp}
 
 use super::gather::Heal;
 use super::interface::LinkInfo;
+use super::vouch::Vouch;
 
 /// One brick as this session sees it.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ pub(super) struct Brick {
     pub(super) renewed_at: Option<Timestamp>,
     /// Being brought back.
     pub(super) heal: Option<Heal>,
+    /// An arbiter's: what its CRCs are worth.
+    pub(super) vouch: Vouch,
     /// Not before this is a new attempt to heal it made.
     pub(super) heal_after: Timestamp,
     /// Consecutive attempts that failed; the pause doubles with each.

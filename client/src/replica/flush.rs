@@ -2,7 +2,8 @@
 //!
 //! A generation is stamped on every write when it is first sent and grows with every flush. A flush covers
 //! what completed before it, so `CLEAN(g)` may follow it with the `g` below every write that was in flight
-//! when the flush started, and only if *every* data brick took part: a brick that is away needs the bits.
+//! when the flush started, and only if *every* data brick took part: a brick that is away needs the bits. So does an
+//! arbiter that lacks CRCs (`vouch`).
 
 use std::time::Duration;
 
@@ -278,14 +279,16 @@ impl Group {
         let data = self.config.data_bricks();
         let in_sync = self.in_sync();
         self.flush.last_clean = self.now;
+        let late = self.on_time() < boundary;
+        let boundary = boundary.min(self.on_time());
         if boundary < self.flush.clean_from {
             return;
         }
         let settled = self.change.is_none() && self.dropping.is_empty() && self.suspect.is_empty();
-        if !settled || in_sync != data || !data.is_subset_of(flushed) {
+        if !settled || in_sync != data || !data.is_subset_of(flushed) || !self.all_vouch() {
             return;
         }
-        self.flush.stale_bits = self.has_writes() || self.flush.has_unflushed();
+        self.flush.stale_bits = late || self.has_writes() || self.flush.has_unflushed();
         let mut header = self.data_header(Opcode::Clean);
         header.generation = boundary;
         for brick in self.ready().iter() {
@@ -309,6 +312,7 @@ impl Group {
                 if self.operations.is_empty()
                     && !self.flush.may_close
                     && !self.is_cleaning()
+                    && !self.waits_for_arbiter()
                     && self.now >= self.serve_not_before =>
             {
                 if self.flush.has_unflushed() || (self.flush.stale_bits && self.can_clean()) {
@@ -332,7 +336,10 @@ impl Group {
     /// Whether a flush now would let bits be cleaned.
     fn can_clean(&self) -> bool {
         let in_sync = self.in_sync();
-        in_sync == self.config.data_bricks() && in_sync.is_subset_of(self.ready()) && self.suspect.is_empty()
+        in_sync == self.config.data_bricks()
+            && in_sync.is_subset_of(self.ready())
+            && self.suspect.is_empty()
+            && self.all_vouch()
     }
 
     /// Whether a brick hasn't answered a clean yet: the closed record's prepare would overtake it on the

@@ -158,6 +158,13 @@ impl Heal {
 }
 
 impl Group {
+    /// The heal of a brick, or what catches an arbiter up: both begin with what may differ.
+    fn heal_mut(&mut self, target: BrickIndex) -> Option<&mut Heal> {
+        let arbiter = self.config.arbiters().contains(target);
+        let brick = self.brick_mut(target);
+        if arbiter { brick.vouch.catching_up.as_mut() } else { brick.heal.as_mut() }
+    }
+
     /// Starts the heal of `target` from `source`: from now on its list is kept.
     pub(super) fn start_heal(&mut self, target: BrickIndex, source: BrickIndex) {
         self.heal_attempts += 1;
@@ -170,8 +177,12 @@ impl Group {
                 heal.list.entry(operation.shard).or_default().insert_range(operation.blocks);
             }
         }
-        self.forget_pulls(target);
-        self.brick_mut(target).heal = Some(heal);
+        if self.config.arbiters().contains(target) {
+            self.brick_mut(target).vouch.catching_up = Some(heal);
+        } else {
+            self.forget_pulls(target);
+            self.brick_mut(target).heal = Some(heal);
+        }
         let in_sync = self.record.as_ref().expect("heals run under a record").in_sync;
         for brick in in_sync.intersection(self.ready()).with(target).iter() {
             self.gather_page(target, brick, None, ShardIndex(0), false);
@@ -188,7 +199,7 @@ impl Group {
         start: ShardIndex,
         shards: bool,
     ) {
-        let attempt = self.brick(target).heal.as_ref().map_or(0, |heal| heal.attempt);
+        let attempt = self.heal_mut(target).map_or(0, |heal| heal.attempt);
         let mut header = self.data_header(if shards { Opcode::ShardList } else { Opcode::DirtyRead });
         header.shard = start;
         let cores: Vec<CoreIndex> = match core {
@@ -197,9 +208,7 @@ impl Group {
         };
         for core in cores {
             self.send(brick, core, header, Purpose::Gather { target, shards, attempt });
-            if let Some(Heal { stage: Stage::Gathering { outstanding, .. }, .. }) =
-                &mut self.brick_mut(target).heal
-            {
+            if let Some(Heal { stage: Stage::Gathering { outstanding, .. }, .. }) = self.heal_mut(target) {
                 *outstanding += 1;
             }
         }
@@ -214,7 +223,7 @@ impl Group {
     ) {
         let needs_own = !self.continuous.contains(target);
         let full = BlockSet::full(usize::from(self.config.shard_blocks()));
-        let Some(heal) = &mut self.brick_mut(target).heal else { return };
+        let Some(heal) = self.heal_mut(target) else { return };
         if heal.attempt != attempt {
             return;
         }
@@ -258,7 +267,7 @@ impl Group {
 
     /// All pages are there: copy what they list, or first list everything if a map isn't exact.
     fn progress_gather(&mut self, target: BrickIndex) {
-        let Some(heal) = &mut self.brick_mut(target).heal else { return };
+        let Some(heal) = self.heal_mut(target) else { return };
         let Stage::Gathering { outstanding: 0, exact, lists } = heal.stage else { return };
         if exact || lists {
             heal.stage = Stage::Copying;
@@ -274,6 +283,9 @@ impl Group {
 
     /// Gives a heal up. What it had in flight on the target is drained with the link.
     pub(super) fn stop_heal(&mut self, target: BrickIndex) {
+        if self.config.arbiters().contains(target) {
+            return self.stop_vouching(target);
+        }
         if self.brick_mut(target).heal.take().is_none() {
             return;
         }
@@ -295,6 +307,7 @@ impl Group {
         for target in targets.iter() {
             self.stop_heal(target);
         }
+        self.stop_vouching_from(source);
     }
 
     pub(super) fn heal_targets(&self) -> BrickSet {

@@ -25,6 +25,7 @@ use super::pending::{PendingTable, Purpose};
 use super::read::ParkedRead;
 use super::repair::Repair;
 use super::report::Counters;
+use super::vouch::Vouch;
 
 /// How far the session has come.
 #[derive(Debug)]
@@ -262,6 +263,8 @@ impl Group {
             }
             Purpose::Existence(attempt) => self.handle_existence(brick, core, attempt, reply),
             Purpose::Pull(key) => self.handle_pulled(brick, key, reply),
+            Purpose::CopyRead(key) => self.handle_copy_read(brick, key, reply),
+            Purpose::CopyWrite(key) => self.handle_copy_written(key, reply.header),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
             Purpose::BadRead(_) => self.handle_bad_blocks(brick, reply),
             Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
@@ -277,6 +280,7 @@ impl Group {
         self.consider_drops();
         self.progress_change();
         self.progress_heals();
+        self.progress_vouching();
         self.load_existence();
         self.progress_flush();
         self.progress_stall();
@@ -338,6 +342,7 @@ impl Group {
             self.undo_sent(brick, purpose);
         }
         self.stop_heal(brick);
+        self.forget_late(brick);
         self.stop_heals_from(brick);
         if self.joining.is_some_and(|joining| joining.brick == brick) {
             self.dropping.insert(brick);
@@ -355,6 +360,7 @@ impl Group {
             Purpose::Remove(key) => self.undo_remove(brick, key),
             Purpose::Existence(attempt) if attempt == self.existence_attempt => self.restart_existence(),
             Purpose::Pull(key) => self.undo_pull(brick, key),
+            Purpose::CopyRead(key) | Purpose::CopyWrite(key) => self.undo_copy(key),
             Purpose::Gather { target, .. } if target != brick => self.stop_heal(target),
             // The rest is repeated from the state of the brick when its link is back.
             _ => {}
@@ -391,6 +397,7 @@ impl Group {
         self.unverified.clear();
         for index in 0..self.bricks.len() {
             self.bricks[index].heal = None;
+            self.bricks[index].vouch = Vouch::default();
         }
     }
 }

@@ -491,7 +491,13 @@ impl Group {
         let waiting = stale.iter().map(|brick| self.brick(brick)).filter(|brick| brick.heal.is_none());
         let heals = waiting.map(|brick| brick.heal_after).min();
         let suspects = (!self.suspect.is_empty()).then_some(self.suspect_retry_at);
-        heals.into_iter().chain(suspects).chain(self.repair_timeout()).filter(|at| *at > self.now).min()
+        heals
+            .into_iter()
+            .chain(suspects)
+            .chain(self.repair_timeout())
+            .chain(self.vouching_timeout())
+            .filter(|at| *at > self.now)
+            .min()
     }
 }
 

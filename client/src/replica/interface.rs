@@ -323,6 +323,8 @@ pub struct Report {
     pub epoch: Epoch,
     /// S.
     pub in_sync: BrickSet,
+    /// Arbiters with the CRC of every completed write.
+    pub vouching: BrickSet,
     /// Bricks whose link is up.
     pub connected: BrickSet,
     /// Blocks still to heal, over all bricks being healed.

@@ -30,6 +30,7 @@ pub mod proposer;
 mod read;
 mod repair;
 mod report;
+mod vouch;
 mod write;
 
 pub use group::Group;

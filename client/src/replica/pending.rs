@@ -48,6 +48,10 @@ pub(super) enum Purpose {
     Existence(u32),
     /// A pull.
     Pull(OperationKey),
+    /// CRCs for an arbiter, from a good copy.
+    CopyRead(OperationKey),
+    /// CRCs for an arbiter, to it.
+    CopyWrite(OperationKey),
     /// A lease renewal.
     Renew,
     /// The list of this core's bad blocks.

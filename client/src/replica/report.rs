@@ -125,6 +125,7 @@ impl Group {
             state: self.state(in_sync),
             epoch: self.record.as_ref().map_or(Epoch::ZERO, |record| record.epoch),
             in_sync,
+            vouching: self.vouching(),
             connected: self.bricks_where(|brick| brick.link.is_some()),
             blocks_to_heal: heals.map(|heal| heal.listed_blocks()).sum(),
             healed_blocks: self.counters.healed_blocks,

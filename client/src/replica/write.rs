@@ -178,6 +178,9 @@ impl Group {
     }
 
     pub(super) fn handle_written(&mut self, brick: BrickIndex, key: OperationKey, reply: Header) {
+        if self.settle_late(brick, key, reply.status) {
+            return;
+        }
         let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         let Some(write) = self.write_mut(key) else { return };
         write.waiting.remove(brick);
@@ -246,6 +249,9 @@ impl Group {
         let in_sync = self.in_sync();
         if refused.is_empty() {
             if self.config.is_quorum(write.applied) {
+                let generation = write.generation.expect("completed writes were sent");
+                let answers = (write.waiting, write.applied);
+                self.note_vouched(key, generation, answers);
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
@@ -296,6 +302,8 @@ impl Group {
         error: GroupError,
     ) {
         self.flush.note_write_completed();
+        // An arbiter may have taken it for good.
+        self.config.arbiters().iter().for_each(|arbiter| self.stop_vouching(arbiter));
         self.note_suspect(shard, blocks);
         if self.operations.contains_key(&key) {
             self.finish(key, Err(error));

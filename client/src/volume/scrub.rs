@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use brick_wire::body::{Attach, DirtyPage};
+use brick_wire::body::{Attach, VerifyReply};
 use brick_wire::cursor::Body;
 use brick_wire::handshake::PeerKind;
 use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE, DATA_BLOCKS_MAX};
@@ -183,16 +183,16 @@ impl Copy {
         let mut checked_blocks = 0;
         for (answer, run) in asked.into_iter().zip(&runs) {
             let reply = answer.await?;
-            let page = DirtyPage::from_bytes(&reply.aux);
-            let (Status::Ok, Ok(page)) = (reply.header.status, page) else {
+            let verified = VerifyReply::from_bytes(&reply.aux);
+            let (Status::Ok, Ok(verified)) = (reply.header.status, verified) else {
                 let reason = format!("it answered {:?} to a verification", reply.header.status);
                 return Err(VolumeError::BadBrick { address: self.address.clone(), reason });
             };
             if !reply.header.flags.contains(Flags::ZEROES) {
                 checked_blocks += u64::from(run.count);
             }
-            for (shard, blocks) in page.shards {
-                bad.entry(shard).or_default().insert_all(&blocks);
+            if !verified.bad.is_empty() {
+                bad.entry(shard).or_default().insert_all(&verified.bad);
             }
         }
         Ok(checked_blocks)

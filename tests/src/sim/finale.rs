@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserRequest};
-use brick_wire::{BrickIndex, SessionId};
+use brick_wire::checksum::crc32c;
+use brick_wire::limits::BLOCK_SIZE;
+use brick_wire::{BrickIndex, BrickSet, Role, SessionId};
+use brickd::engine::read_page;
 
 use super::agenda::Happening;
 use super::brick::Brick;
 use super::checker::What;
 use super::session::Answer;
-use super::world::World;
+use super::world::{SHARD_SHIFT, World};
 
 /// Longest time for each step.
 const STEP_MAX: Duration = Duration::from_secs(60);
@@ -63,6 +66,9 @@ impl World {
         self.until_in_sync(id)?;
         // The arbiter may hear of the epoch after the flush, and would keep its bits until the next session.
         self.run_for(CATCH_UP);
+        let arbiters = self.bricks.iter().filter(|brick| brick.role == Role::Arbiter);
+        let arbiters: BrickSet = arbiters.map(|brick| brick.index).collect();
+        self.until("every arbiter vouches", |world| world.sessions[&id].group.report().vouching == arbiters)?;
         self.ask_all(id, vec![What::Flush])?;
         self.close(id)?;
         self.stop_all()?;
@@ -178,6 +184,7 @@ impl World {
                 }
             }
         }
+        self.audit_arbiters()?;
         for brick in &self.bricks {
             let index = brick.index.0;
             if !brick.disk.clean {
@@ -186,6 +193,30 @@ impl World {
             let dirty = brick.disk.saved.values().flatten().next();
             if let Some(map) = dirty {
                 return Err(format!("at the end, brick {index} still has a dirty map: {map:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the arbiters have the CRCs of what the copies hold.
+    fn audit_arbiters(&self) -> Result<(), Failure> {
+        let data = self.data_bricks().next().expect("a group has a data brick");
+        let mut bytes = vec![0; BLOCK_SIZE];
+        for brick in self.bricks.iter().filter(|brick| brick.role == Role::Arbiter) {
+            for ((shard, block, _), _) in self.checker.cells() {
+                let file = self.file(*shard);
+                brick.disk.fill(&mut bytes, brick.disk.durable(file, 0));
+                let page =
+                    read_page(&bytes, 1 << SHARD_SHIFT).ok_or("at the end, an arbiter's page is damaged")?;
+                let known = page[usize::from(*block)];
+                data.disk.fill(&mut bytes, data.disk.durable(file, *block));
+                let crc = crc32c(&bytes);
+                if known != Some(crc) {
+                    let brick = brick.index.0;
+                    return Err(format!(
+                        "at the end, arbiter {brick} knows {known:x?} of shard {shard} block {block}, not {crc:x}"
+                    ));
+                }
             }
         }
         Ok(())

@@ -46,6 +46,16 @@ const PULL: [u8; 52] = [
 ];
 
 #[rustfmt::skip]
+const VERIFY_REPLY: [u8; 15] = [
+    0x01, 0x00,                                     //  0 1 byte of bitmap
+    0x80,                                           //  2 block 7 is bad
+    0x02, 0x00,                                     //  3 2 bytes of bitmap
+    0x00, 0x03,                                     //  5 blocks 8, 9 are unknown
+    0x44, 0x33, 0x22, 0x11,                         //  7 CRC of the first block
+    0x05, 0x00, 0x00, 0x00,                         // 11 and of the second
+];
+
+#[rustfmt::skip]
 const DIRTY_PAGE: [u8; 15] = [
     0x02, 0x00, 0x00, 0x00,                         //  0 shard 2
     0x01, 0x00,                                     //  4 1 byte of bitmap
@@ -166,6 +176,19 @@ fn a_dirty_page_stands_as_documented() {
 }
 
 #[test]
+fn an_answer_to_a_verification_stands_as_documented() {
+    let reply =
+        VerifyReply { bad: blocks(&[(7, 1)]), unknown: blocks(&[(8, 2)]), crcs: vec![0x1122_3344, 5] };
+    // Any number of whole CRCs may follow, so it can't be told from its beginnings as other bodies can.
+    assert_eq!(reply.to_bytes(), VERIFY_REPLY);
+    assert_eq!(VerifyReply::from_bytes(&VERIFY_REPLY), Ok(reply));
+    assert!(VerifyReply::from_bytes(&VERIFY_REPLY[..14]).is_err());
+    let crcs = [&[0; 4][..], &[0; 4 * 257]].concat();
+    let error = BodyError::OutOfRange { field: "verify.crcs", value: 257 };
+    assert_eq!(VerifyReply::from_bytes(&crcs), Err(error));
+}
+
+#[test]
 fn the_counters_stand_as_documented() {
     let status = ImageStatus {
         dirty_blocks: 1,
@@ -274,6 +297,12 @@ fn dirty_page() -> impl Strategy<Value = DirtyPage> {
     })
 }
 
+fn verify_reply() -> impl Strategy<Value = VerifyReply> {
+    let blocks = || block_set_below(SHARD_BLOCKS_MAX);
+    (blocks(), blocks(), vec(any::<u32>(), 0..=usize::from(DATA_BLOCKS_MAX)))
+        .prop_map(|(bad, unknown, crcs)| VerifyReply { bad, unknown, crcs })
+}
+
 fn shard_page() -> impl Strategy<Value = ShardPage> {
     btree_set(any::<u32>(), 0..20)
         .prop_map(|shards| ShardPage { shards: shards.into_iter().map(ShardIndex).collect() })
@@ -321,6 +350,7 @@ proptest! {
         pull in pull(),
         read in pull_read(),
         reply in pull_read_reply(),
+        verified in verify_reply(),
         attach in (image(), shard_shift()),
         history in heal_history(),
         counters in any::<[u64; 8]>(),
@@ -331,6 +361,7 @@ proptest! {
         assert_round_trip(&pull);
         assert_round_trip(&read);
         assert_round_trip(&reply);
+        assert_round_trip(&verified);
         assert_round_trip(&Attach { image: attach.0, shard_shift: attach.1 });
         assert_round_trip(&history);
         prop_assert!(history.to_bytes().len() + 4 <= AUX_BYTES_MAX);
@@ -357,6 +388,7 @@ proptest! {
         prop_assert!(pull.to_bytes().len() + 4 <= AUX_BYTES_MAX);
         prop_assert!(read.to_bytes().len() + 4 <= AUX_BYTES_MAX);
         prop_assert!(reply.to_bytes().len() + 4 <= AUX_BYTES_MAX);
+        prop_assert!(verified.to_bytes().len() + 4 <= AUX_BYTES_MAX);
     }
 
     #[test]
@@ -367,6 +399,7 @@ proptest! {
         pull in pull(),
         read in pull_read(),
         reply in pull_read_reply(),
+        verified in verify_reply(),
         damage in damage(),
     ) {
         assert_hostile::<DirtyPage>(&damage.apply(dirty.to_bytes()));
@@ -375,6 +408,7 @@ proptest! {
         assert_hostile::<Pull>(&damage.apply(pull.to_bytes()));
         assert_hostile::<PullRead>(&damage.apply(read.to_bytes()));
         assert_hostile::<PullReadReply>(&damage.apply(reply.to_bytes()));
+        assert_hostile::<VerifyReply>(&damage.apply(verified.to_bytes()));
     }
 
     #[test]
@@ -390,6 +424,7 @@ proptest! {
         assert_hostile::<PullReport>(&bytes);
         assert_hostile::<PullRead>(&bytes);
         assert_hostile::<PullReadReply>(&bytes);
+        assert_hostile::<VerifyReply>(&bytes);
     }
 
     #[test]
