@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use brick_tests::cluster::nbd::{NbdClient, NbdServer};
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
-use brick_tests::cluster::{Cluster, D1, D2, shard_data, shard_files};
+use brick_tests::cluster::{ARBITER, Cluster, D1, D2, shard_data, shard_files};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -131,6 +131,135 @@ fn a_block_that_rotted_in_both_copies_is_said_to_be_lost() {
     assert_reads_well(&mut client, 77);
     server.close();
     assert_eq!(scrub(&cluster)["bad_blocks"], 0);
+    cluster.assert_copies_agree("vm");
+}
+
+/// Blocks that a disk forgets in the tests below.
+const FORGOTTEN_BLOCKS: usize = 300;
+
+/// A volume of an image whose blocks were all written, and some of them (returned) once more; the disk of `liar` has
+/// forgotten that again, data and CRCs, although it was flushed.
+fn forgetful(liar: usize) -> (Cluster, Vec<u64>) {
+    let (mut cluster, server) = filled();
+    server.close();
+    let directory = cluster.bricks[liar].directory.clone();
+    cluster.bricks[liar].stop();
+    let files = shard_files(&directory);
+    let before: Vec<Vec<u8>> =
+        files.iter().map(|file| std::fs::read(directory.join(file)).expect("a shard file")).collect();
+    cluster.bricks[liar].start();
+    let mut blocks = Sequence::new(11).distinct(FORGOTTEN_BLOCKS, BLOCKS);
+    blocks.sort_unstable();
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for block in &blocks {
+        let offset = block * BLOCK_BYTES as u64;
+        client.write(offset, &pattern::blocks(offset, 1, 2)).expect("written");
+    }
+    client.flush().expect("flushed");
+    server.close();
+    cluster.bricks[liar].stop();
+    for (file, content) in files.iter().zip(&before) {
+        let path = directory.join(file);
+        let file = OpenOptions::new().write(true).open(path).expect("a shard file");
+        file.write_all_at(content, 0).expect("written");
+        file.sync_all().expect("synced");
+    }
+    cluster.bricks[liar].start();
+    (cluster, blocks)
+}
+
+fn assert_nothing_is_forgotten(cluster: &mut Cluster, newer: &[u64]) {
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for block in 0..BLOCKS {
+        let offset = block * BLOCK_BYTES as u64;
+        let version = if newer.binary_search(&block).is_ok() { 2 } else { 1 };
+        let bytes = client.read(offset, BLOCK_BYTES).expect("read");
+        assert_eq!(bytes, pattern::blocks(offset, 1, version), "block {block}");
+    }
+    server.close();
+    cluster.assert_copies_agree("vm");
+}
+
+/// scrub: a disk forgot writes that it had called durable, and finds itself in order. The arbiter knows better,
+/// whichever copy it is, and whether or not somebody has the image open.
+#[test]
+fn the_arbiter_says_which_of_two_copies_is_right() {
+    for (liar, in_use) in [(D1, false), (D2, true)] {
+        let (mut cluster, newer) = forgetful(liar);
+        let server = in_use.then(|| cluster.serve("vm"));
+        let outcome = scrub(&cluster);
+        println!("scrub: {outcome}");
+        assert_eq!(outcome["bad_blocks"], FORGOTTEN_BLOCKS);
+        assert_eq!(outcome["repaired_blocks"], FORGOTTEN_BLOCKS);
+        assert_eq!(outcome["unrepairable_blocks"], 0);
+        assert_eq!(scrub(&cluster)["bad_blocks"], 0);
+        if let Some(server) = server {
+            server.close();
+        }
+        assert_nothing_is_forgotten(&mut cluster, &newer);
+    }
+}
+
+/// scrub: without the arbiter nobody can say which copy is right, so nothing is touched. With it, it is.
+#[test]
+fn copies_that_differ_are_left_alone_while_nobody_knows_better() {
+    let (mut cluster, newer) = forgetful(D2);
+    cluster.bricks[ARBITER].stop();
+    let outcome = cluster.ctl(&["scrub", "vm", "--json"]);
+    assert!(
+        outcome.stdout.contains(&format!("\"unrepairable_blocks\":{FORGOTTEN_BLOCKS}")),
+        "{}",
+        outcome.stdout
+    );
+    outcome.refused(&["300 blocks stay bad"]);
+    cluster.bricks[ARBITER].start();
+    assert_eq!(scrub(&cluster)["repaired_blocks"], FORGOTTEN_BLOCKS);
+    assert_nothing_is_forgotten(&mut cluster, &newer);
+}
+
+/// arbiter: it was away while blocks were written, and a clean stop and start later it knows them all: a copy that
+/// forgets them afterwards is found out.
+#[test]
+fn an_arbiter_that_was_away_learns_what_it_missed() {
+    let (mut cluster, server) = filled();
+    server.close();
+    cluster.bricks[ARBITER].stop();
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for block in 0..64u64 {
+        let offset = block * 16 * BLOCK_BYTES as u64;
+        client.write(offset, &pattern::blocks(offset, 1, 2)).expect("written");
+    }
+    client.flush().expect("flushed");
+    server.close();
+    cluster.bricks[ARBITER].start();
+    let state = |cluster: &Cluster| cluster.health("vm")["bricks"][ARBITER]["state"].clone();
+    assert_eq!((cluster.health("vm")["state"].clone(), state(&cluster)), ("degraded".into(), "stale".into()));
+    cluster.heal("vm");
+    assert_eq!(
+        (cluster.health("vm")["state"].clone(), state(&cluster)),
+        ("healthy".into(), "in_sync".into())
+    );
+    // What a shard's page says survives a start.
+    cluster.bricks[ARBITER].stop();
+    cluster.bricks[ARBITER].start();
+    let brick = &mut cluster.bricks[D2];
+    brick.stop();
+    let file = shard_files(&brick.directory).into_iter().find(|file| file.ends_with("00000000.shard"));
+    let path = brick.directory.join(file.expect("written"));
+    let file = OpenOptions::new().write(true).open(path).expect("a shard file");
+    // A file of zeros finds itself in order.
+    let shard_blocks = SHARD_BLOCKS as usize;
+    file.write_all_at(&vec![0; (shard_blocks + 2) * BLOCK_BYTES], 0).expect("written");
+    cluster.bricks[D2].start();
+    let outcome = scrub(&cluster);
+    assert_eq!(
+        (&outcome["bad_blocks"], &outcome["repaired_blocks"]),
+        (&1024.into(), &1024.into()),
+        "{outcome}"
+    );
     cluster.assert_copies_agree("vm");
 }
 

@@ -99,6 +99,9 @@ byte_enum! {
         /// Lists blocks on this core that were found bad and not written since.
         BadRead = 41,
 
+        /// Blocks of one shard in which another copy differs, for the holder to judge; from whoever compared them.
+        Suspect = 42,
+
         /// Tells a stale brick to fetch blocks from a good one. See [`crate::body::Pull`].
         Pull = 48,
         /// What the stale brick then asks the good one. See [`crate::body::PullRead`].
@@ -183,7 +186,9 @@ impl Flags {
     /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`). Write only blocks that are
     /// bad here (`Pull`).
     pub const BAD: Flags = Flags(1 << 8);
-    const KNOWN: u16 = (1 << 9) - 1;
+    /// Somebody suspects blocks of the image on this core: `BadRead` with this flag takes the list (replies to `Ping`).
+    pub const SUSPECT: Flags = Flags(1 << 9);
+    const KNOWN: u16 = (1 << 10) - 1;
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Flags) -> bool {

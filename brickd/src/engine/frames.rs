@@ -83,6 +83,7 @@ impl Engine {
             Opcode::ImageRemove => self.image_remove(id, header),
             Opcode::Verify => self.verify(id, header),
             Opcode::BadRead => self.bad_read(id, &header),
+            Opcode::Suspect => self.suspect(id, &header),
             Opcode::Pull => self.pull(id, header, parse::<Pull>(&frame.aux)?),
             Opcode::Stamp
             | Opcode::RegisterRead

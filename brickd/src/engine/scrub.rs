@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use brick_wire::body::VerifyReply;
+use brick_wire::body::{DirtyPage, VerifyReply};
 use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
@@ -20,10 +20,15 @@ use crate::buffer::Buffer;
 /// Shards of an image whose bad blocks are remembered; those of further ones are found again.
 const BAD_SHARDS_MAX: usize = 1024;
 
+/// Shards whose suspicions the holder is told at once.
+const SUSPICIONS_A_PAGE: usize = 16;
+
 /// Blocks that couldn't be read, or weren't what was last written, and weren't written since.
 #[derive(Debug, Default)]
 pub(super) struct BadBlocks {
     images: BTreeMap<ImageUuid, BTreeMap<ShardIndex, BlockSet>>,
+    /// Blocks that read well here, and in which another copy is said to differ.
+    suspicions: BTreeMap<ImageUuid, BTreeMap<ShardIndex, BlockSet>>,
 }
 
 impl BadBlocks {
@@ -56,6 +61,7 @@ impl BadBlocks {
     /// The image is removed.
     pub(super) fn forget(&mut self, image: ImageUuid) {
         self.images.remove(&image);
+        self.suspicions.remove(&image);
     }
 }
 
@@ -134,16 +140,46 @@ impl Engine {
         self.answer(token, Reply::body(reply.to_bytes()));
     }
 
-    /// `BadRead`: what was found bad and not written since.
+    /// `Suspect`: somebody found that another copy differs. It is kept for the holder.
+    pub(super) fn suspect(&mut self, id: ConnectionId, header: &Header) -> Outcome {
+        let attach = self.attached(id, header.image)?;
+        let target = self.target_of(attach, header)?;
+        let shards = self.bad_blocks.suspicions.entry(attach.image).or_default();
+        if shards.len() >= BAD_SHARDS_MAX && !shards.contains_key(&header.shard) {
+            return Err(Status::Busy);
+        }
+        shards.entry(header.shard).or_default().insert_range(target.blocks);
+        Ok(Some(Status::Ok.into()))
+    }
+
+    /// Takes the suspicions of some shards.
+    fn take_suspicions(&mut self, image: ImageUuid) -> Reply {
+        let mut page = DirtyPage::default();
+        if let Some(shards) = self.bad_blocks.suspicions.get_mut(&image) {
+            page.shards.extend((0..SUSPICIONS_A_PAGE).map_while(|_| shards.pop_first()));
+            if shards.is_empty() {
+                self.bad_blocks.suspicions.remove(&image);
+            }
+        }
+        Reply::body(page.to_bytes())
+    }
+
+    /// `BadRead`: what was found bad and not written since; or what is suspected, once.
     pub(super) fn bad_read(&mut self, id: ConnectionId, header: &Header) -> Outcome {
         let image = self.fenced_image(id, header)?.image;
+        if header.flags.contains(Flags::SUSPECT) {
+            return Ok(Some(self.take_suspicions(image)));
+        }
         let shards = self.bad_blocks.images.get(&image).into_iter().flatten();
         Ok(Some(super::status::page_of(shards.map(|(shard, blocks)| (*shard, blocks.clone())))))
     }
 
-    /// Says in the answer to a renewal that there are bad blocks.
+    /// Says in the answer to a renewal that there are bad blocks, or suspicions.
     pub(super) fn bad_flag(&self, image: ImageUuid) -> Flags {
-        if self.bad_blocks.images.contains_key(&image) { Flags::BAD } else { Flags::NONE }
+        let bad = self.bad_blocks.images.contains_key(&image);
+        let suspected = self.bad_blocks.suspicions.contains_key(&image);
+        let flag = |is_set, flag| if is_set { flag } else { Flags::NONE };
+        flag(bad, Flags::BAD).with(flag(suspected, Flags::SUSPECT))
     }
 
     /// These blocks were met, and are bad.

@@ -12,6 +12,7 @@ use super::flush::FlushOperation;
 use super::group::Phase;
 use super::heal::PullOperation;
 use super::interface::{Action, GroupError, NoQuorum, Output, Request, UserRequest};
+use super::judge::JudgeOperation;
 use super::read::ReadOperation;
 use super::report::RemoveOperation;
 use super::vouch::CopyOperation;
@@ -41,6 +42,7 @@ pub(super) enum Kind {
     Flush(FlushOperation),
     Pull(PullOperation),
     Copy(CopyOperation),
+    Judge(JudgeOperation),
     Remove(RemoveOperation),
 }
 
@@ -97,7 +99,7 @@ impl Group {
         self.operation_next += 1;
         let access = match &kind {
             // A pull changes nothing that a reader of S can see, nor does an arbiter, but no write may overtake them.
-            Kind::Read(_) | Kind::Pull(_) | Kind::Copy(_) => Some(Access::Shared),
+            Kind::Read(_) | Kind::Pull(_) | Kind::Copy(_) | Kind::Judge(_) => Some(Access::Shared),
             Kind::Write(_) | Kind::Modify(..) => Some(Access::Exclusive),
             Kind::Flush(_) | Kind::Remove(_) => None,
         };
@@ -122,6 +124,7 @@ impl Group {
             Kind::Flush(_) => self.drive_flush(key),
             Kind::Pull(_) => self.drive_pull(key),
             Kind::Copy(_) => self.drive_copy(key),
+            Kind::Judge(_) => self.drive_judge(key),
             Kind::Remove(_) => self.drive_remove(key),
         }
     }

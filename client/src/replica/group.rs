@@ -85,6 +85,8 @@ pub struct Group {
     pub(super) parked_reads: Vec<ParkedRead>,
     /// Bad blocks in copies of S.
     pub(super) repairs: BTreeMap<(BrickIndex, ShardIndex), Repair>,
+    /// Blocks in which copies are said to differ.
+    pub(super) suspicions: BTreeMap<ShardIndex, BlockSet>,
     pub(super) heal_attempts: u32,
     /// Members of S that a recovery has made equal, its source among them once there is another. Should the
     /// source leave S, the next one is one of these: the others may differ from all of them.
@@ -142,6 +144,7 @@ impl Group {
             suspect_retry_at: Timestamp::ZERO,
             parked_reads: Vec::new(),
             repairs: BTreeMap::new(),
+            suspicions: BTreeMap::new(),
             heal_attempts: 0,
             recovered: BrickSet::EMPTY,
             stalled_since: None,
@@ -267,6 +270,8 @@ impl Group {
             Purpose::CopyWrite(key) => self.handle_copy_written(key, reply.header),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
             Purpose::BadRead(_) => self.handle_bad_blocks(brick, reply),
+            Purpose::SuspectRead(_) => self.handle_suspicions(brick, reply),
+            Purpose::Judge(key) => self.handle_testimony(brick, key, reply),
             Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}
         }
@@ -281,6 +286,7 @@ impl Group {
         self.progress_change();
         self.progress_heals();
         self.progress_vouching();
+        self.progress_judging();
         self.load_existence();
         self.progress_flush();
         self.progress_stall();
@@ -361,6 +367,7 @@ impl Group {
             Purpose::Existence(attempt) if attempt == self.existence_attempt => self.restart_existence(),
             Purpose::Pull(key) => self.undo_pull(brick, key),
             Purpose::CopyRead(key) | Purpose::CopyWrite(key) => self.undo_copy(key),
+            Purpose::Judge(key) => self.undo_judge(key),
             Purpose::Gather { target, .. } if target != brick => self.stop_heal(target),
             // The rest is repeated from the state of the brick when its link is back.
             _ => {}

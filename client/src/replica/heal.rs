@@ -35,15 +35,30 @@ const HEAL_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct PullOperation {
     target: BrickIndex,
     blocks: BlockSet,
-    /// Of bad blocks in a copy of S.
-    repair: bool,
+    errand: Errand,
     sent: bool,
+}
+
+/// What a pull is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// To bring a brick back, or make copies of S equal that refused a write.
+    Heal,
+    /// Bad blocks in a copy of S.
+    Repair,
+    /// Blocks in which a copy of S was found wrong; this one is right (`judge`).
+    Judged(BrickIndex),
 }
 
 impl PullOperation {
     /// Fetches bad blocks of a copy in S from another one.
     pub(super) fn repair(target: BrickIndex, blocks: BlockSet) -> PullOperation {
-        PullOperation { target, blocks, repair: true, sent: false }
+        PullOperation { target, blocks, errand: Errand::Repair, sent: false }
+    }
+
+    /// Fetches what a copy in S has wrong from the one that has it right.
+    pub(super) fn judged(target: BrickIndex, source: BrickIndex, blocks: BlockSet) -> PullOperation {
+        PullOperation { target, blocks, errand: Errand::Judged(source), sent: false }
     }
 }
 
@@ -150,7 +165,7 @@ impl Group {
             let Some((shard, blocks)) = self.next_pull(target) else { return };
             let range = hull(&blocks);
             self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
-            let pull = PullOperation { target, blocks, repair: false, sent: false };
+            let pull = PullOperation { target, blocks, errand: Errand::Heal, sent: false };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }
@@ -182,7 +197,7 @@ impl Group {
     pub(super) fn drive_pull(&mut self, key: OperationKey) {
         let operation = &self.operations[&key];
         let Kind::Pull(pull) = &operation.kind else { unreachable!("driven as a pull") };
-        let (target, shard, sent, repair) = (pull.target, operation.shard, pull.sent, pull.repair);
+        let (target, shard, sent, errand) = (pull.target, operation.shard, pull.sent, pull.errand);
         if sent {
             return;
         }
@@ -199,10 +214,11 @@ impl Group {
             }
             return;
         }
-        let source = match &self.brick(target).heal {
-            Some(heal) if !repair => Some(heal.source),
-            _ if repair => self.repair_source(target),
-            _ => self.suspect_source(target),
+        let source = match (errand, &self.brick(target).heal) {
+            (Errand::Heal, Some(heal)) => Some(heal.source),
+            (Errand::Heal, None) => self.suspect_source(target),
+            (Errand::Repair, _) => self.repair_source(target),
+            (Errand::Judged(source), _) => Some(source).filter(|source| self.may_be_pulled(*source, target)),
         };
         let Some(source) = source else { return self.give_up_pull(target, key) };
         let Some(link) = self.brick(source).link else { return self.stop_heal(target) };
@@ -217,7 +233,7 @@ impl Group {
         };
         let mut header = self.data_header(Opcode::Pull);
         header.shard = shard;
-        if repair {
+        if errand == Errand::Repair {
             header.flags = Flags::BAD;
         }
         let frame = Frame::new(header, body.to_bytes(), Bytes::new());
@@ -230,7 +246,7 @@ impl Group {
         let shard = operation.shard;
         let Kind::Pull(pull) = &mut operation.kind else { return };
         pull.sent = false;
-        let (mut blocks, repair) = (pull.blocks.clone(), pull.repair);
+        let (mut blocks, errand) = (pull.blocks.clone(), pull.errand);
         let report = PullReport::from_bytes(&reply.aux).unwrap_or_default();
         match reply.header.status {
             Status::Ok => {}
@@ -246,11 +262,14 @@ impl Group {
         self.counters.compared_blocks += u64::from(report.compared_blocks);
         self.counters.heal_wire_bytes += report.wire_bytes;
         blocks.remove_all(&report.unvouched);
-        if repair {
+        if errand != Errand::Heal {
             self.finish(key, Ok(Output::Done));
-            self.note_repaired(brick, shard, &blocks, &report);
-            if !report.unvouched.is_empty() {
-                self.note_repair_failed(brick, shard);
+            self.count_repaired(&report);
+            if errand == Errand::Repair {
+                self.note_repaired(brick, shard, &blocks);
+                if !report.unvouched.is_empty() {
+                    self.note_repair_failed(brick, shard);
+                }
             }
             return;
         }
@@ -307,7 +326,7 @@ impl Group {
     /// Whether the pull brings a brick back; the others mend copies within S.
     fn is_of_heal(&self, key: OperationKey) -> bool {
         let Kind::Pull(pull) = &self.operations[&key].kind else { return false };
-        !pull.repair && self.brick(pull.target).heal.is_some()
+        pull.errand == Errand::Heal && self.brick(pull.target).heal.is_some()
     }
 
     fn fail_pull(&mut self, target: BrickIndex, key: OperationKey) {
@@ -321,12 +340,16 @@ impl Group {
     /// Ends a pull within S; it is tried again later.
     fn give_up_pull(&mut self, target: BrickIndex, key: OperationKey) {
         let operation = &self.operations[&key];
-        let (shard, repair) = (operation.shard, matches!(&operation.kind, Kind::Pull(pull) if pull.repair));
+        let Kind::Pull(PullOperation { errand, .. }) = operation.kind else {
+            unreachable!("given up as a pull")
+        };
+        let shard = operation.shard;
         self.finish(key, Ok(Output::Done));
-        if repair {
-            self.note_repair_failed(target, shard);
-        } else {
-            self.suspect_retry_at = self.now + HEAL_PAUSE_MAX;
+        match errand {
+            Errand::Heal => self.suspect_retry_at = self.now + HEAL_PAUSE_MAX,
+            Errand::Repair => self.note_repair_failed(target, shard),
+            // Found again by the next scrub.
+            Errand::Judged(_) => {}
         }
     }
 
@@ -338,7 +361,7 @@ impl Group {
         // Their blocks are safe to write meanwhile: the target is reset, and drained before it is used.
         for key in keys {
             match self.operations.get(&key).map(|operation| &operation.kind) {
-                Some(Kind::Pull(pull)) if pull.repair => self.give_up_pull(target, key),
+                Some(Kind::Pull(pull)) if pull.errand != Errand::Heal => self.give_up_pull(target, key),
                 Some(_) => self.finish(key, Ok(Output::Done)),
                 None => {}
             }
@@ -465,9 +488,15 @@ impl Group {
         }
         for target in self.suspect_left.iter() {
             let range = hull(&blocks);
-            let pull = PullOperation { target, blocks: blocks.clone(), repair: false, sent: false };
+            let pull = PullOperation { target, blocks: blocks.clone(), errand: Errand::Heal, sent: false };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
+    }
+
+    /// Whether one copy of S may be overwritten from the other.
+    fn may_be_pulled(&self, source: BrickIndex, target: BrickIndex) -> bool {
+        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        source != target && copies.contains(source) && copies.contains(target)
     }
 
     fn suspect_source(&self, target: BrickIndex) -> Option<BrickIndex> {

@@ -90,6 +90,9 @@ impl Group {
         if reply.flags.contains(Flags::BAD) {
             self.ask_for_bad_blocks(brick, core);
         }
+        if reply.flags.contains(Flags::SUSPECT) {
+            self.ask_for_suspicions(brick, core);
+        }
         if self.lease_holds() {
             for (key, result) in std::mem::take(&mut self.unverified) {
                 if self.operations.contains_key(&key) {

@@ -23,6 +23,7 @@ mod gather;
 pub mod group;
 mod heal;
 mod interface;
+mod judge;
 mod lease;
 mod open;
 mod pending;

@@ -56,6 +56,10 @@ pub(super) enum Purpose {
     Renew,
     /// The list of this core's bad blocks.
     BadRead(CoreIndex),
+    /// The list of blocks that this core was told to suspect.
+    SuspectRead(CoreIndex),
+    /// What a brick knows of blocks in which copies differ.
+    Judge(OperationKey),
     /// One core's share of an image's removal.
     Remove(OperationKey),
     /// The brick was told that it is blank.

@@ -136,18 +136,16 @@ impl Group {
         if usable.contains(target) { sources.first() } else { None }
     }
 
-    pub(super) fn note_repaired(
-        &mut self,
-        brick: BrickIndex,
-        shard: ShardIndex,
-        blocks: &BlockSet,
-        report: &PullReport,
-    ) {
+    /// Blocks of a copy in S were written again from another one.
+    pub(super) fn count_repaired(&mut self, report: &PullReport) {
         self.counters.repaired_blocks += u64::from(report.written_blocks);
         if report.written_blocks > 0 {
             // What was written has to be flushed, like a write.
             self.flush.note_bits_left();
         }
+    }
+
+    pub(super) fn note_repaired(&mut self, brick: BrickIndex, shard: ShardIndex, blocks: &BlockSet) {
         if let Some(repair) = self.repairs.get_mut(&(brick, shard)) {
             repair.in_flight = false;
             repair.blocks.remove_all(blocks);

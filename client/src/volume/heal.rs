@@ -110,7 +110,7 @@ impl Volume {
         }
     }
 
-    /// Waits until every data brick is in sync. Nobody may hold the image, or a client that heals it by
+    /// Waits until every copy is in sync and every arbiter has caught up. Nobody may hold the image, or a client that heals it by
     /// itself, or one that died: so it is tried to be taken until somebody is at work.
     async fn watch_heal(
         &self,
@@ -128,8 +128,9 @@ impl Volume {
             let left = health.bricks.iter().map(|brick| brick.dirty_blocks).sum();
             watch(&HealProgress { name: value.name.clone(), healed_blocks: healed, left_blocks: left });
             let of_state = |state| health.bricks.iter().filter(move |brick| brick.state == state);
-            let data = |brick: &&super::BrickHealth| brick.role == brick_wire::Role::Data;
-            if of_state(BrickState::Stale).filter(data).count() == 0 {
+            let reports: Vec<_> = sessions.iter().map(Session::report).collect();
+            let caught_up = tried_at.is_none_or(|at| self.has_caught_up(value, &reports, at));
+            if of_state(BrickState::Stale).count() == 0 && caught_up {
                 let offline: Vec<&str> = of_state(BrickState::Offline)
                     .filter(|brick| brick.dirty_blocks > 0 || health.state != HealthState::Healthy)
                     .map(|brick| brick.address.as_str())

@@ -4,28 +4,31 @@
 //! Bricks verify for anybody, beside a client that has the image open: that client is told by its bricks and repairs.
 //! If nobody has it open it is opened here, under a `heal` epoch which an opening client may preempt. What counts as
 //! repaired is what the same brick finds good when it looks again.
+//!
+//! The good copies are also compared, by the CRCs that they say. What differs because it is just being written differs
+//! otherwise a moment later. What stays as it is, each copy finding its own in order, is told to the bricks, and the
+//! holder judges it with the arbiter's help: such a block counts as bad, once, and as repaired when the copies agree.
+
+mod copy;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use brick_wire::body::{Attach, VerifyReply};
-use brick_wire::cursor::Body;
-use brick_wire::handshake::PeerKind;
-use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE, DATA_BLOCKS_MAX};
-use brick_wire::placement::{core_of, group_of, lane_of};
+use brick_wire::limits::BLOCK_SIZE;
+use brick_wire::placement::group_of;
 use brick_wire::register::ImageValue;
-use brick_wire::{
-    BlockRange, BlockSet, CoreIndex, Flags, Header, Opcode, RequestId, Role, ShardIndex, Status,
-};
+use brick_wire::{BlockRange, BlockSet, Role, ShardIndex};
 
+use self::copy::{Copy, Verified, verify_all};
+use super::status::BrickState;
 use super::{Volume, VolumeError};
-use crate::driver::control::Control;
 use crate::name::ImageName;
-use crate::replica::{BrickConfig, GroupError, HANDLE};
+use crate::replica::GroupError;
 
 /// Pause between looks at blocks that are being repaired.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Looks at blocks in which copies differ before that is taken for more than a write under way.
+const LOOKS: u32 = 3;
 /// Without a block repaired for this long the rest counts as beyond repair.
 const REPAIR_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,15 +61,18 @@ pub struct ScrubProgress {
     pub shards: u64,
 }
 
-/// A data brick, its connections to all cores, and the shards it may hold.
-struct Copy {
-    address: String,
-    cores: Vec<Rc<Control>>,
-    value: ImageValue,
-    shards: Vec<ShardIndex>,
-}
+/// Blocks by shard.
+type Blocks = BTreeMap<ShardIndex, BlockSet>;
 
-type Bad = BTreeMap<ShardIndex, BlockSet>;
+/// The copies of the shards in one group, and what was found there.
+struct Group {
+    copies: Vec<Copy>,
+    shards: Vec<ShardIndex>,
+    /// Of each copy: what it finds bad itself.
+    bad: Vec<Blocks>,
+    /// In which good copies differ though neither is bad.
+    disputed: Blocks,
+}
 
 impl Volume {
     /// Scrubs an image; `watch` is told about progress. Every data brick must answer.
@@ -97,38 +103,52 @@ impl Volume {
         options: ScrubOptions,
         watch: &mut impl FnMut(ScrubProgress),
     ) -> Result<ScrubOutcome, VolumeError> {
-        let info = self.stat_image(name).await?;
-        let shard_count = info.size_bytes.div_ceil(info.shard_bytes) as u32;
-        let mut copies = Vec::new();
-        for group in value.groups.iter().map(|group| usize::from(*group)) {
-            let shards: Vec<ShardIndex> = (0..shard_count)
-                .map(ShardIndex)
-                .filter(|shard| self.group_of(value, *shard) == group)
-                .collect();
-            for brick in self.group(group).bricks.iter().filter(|brick| brick.role == Role::Data) {
-                copies.push(self.open_copy(brick, value, shards.clone()).await?);
-            }
-        }
-        let shards = copies.iter().map(|copy| copy.shards.len() as u64).sum();
-        let (mut outcome, mut bad, mut done_shards) = (ScrubOutcome::default(), Vec::new(), 0);
-        for copy in &copies {
-            let mut found = Bad::new();
-            for shard in &copy.shards {
+        let mut groups = self.copies_of(name, value).await?;
+        let count = |group: &Group| (group.shards.len() * group.copies.len()) as u64;
+        let shards = groups.iter().map(count).sum();
+        let (mut outcome, mut done_shards) = (ScrubOutcome::default(), 0);
+        for group in &mut groups {
+            for shard in group.shards.clone() {
                 let begun = Instant::now();
-                let checked = copy.verify(*shard, None, &mut found).await?;
+                let (checked, busiest) = group.look(shard).await?;
                 outcome.checked_blocks += checked;
-                done_shards += 1;
+                done_shards += group.copies.len() as u64;
                 watch(ScrubProgress { done_shards, shards });
-                let micros = checked * BLOCK_SIZE as u64 * 1_000_000;
+                let micros = busiest * BLOCK_SIZE as u64 * 1_000_000;
                 let wanted = Duration::from_micros(micros.checked_div(options.bytes_per_second).unwrap_or(0));
                 monoio::time::sleep(wanted.saturating_sub(begun.elapsed())).await;
             }
-            bad.push(found);
+            group.raise_disputes().await?;
         }
-        outcome.bad_blocks = count(&bad);
-        outcome.unrepairable_blocks = wait_for_repair(&copies, bad).await?;
+        outcome.bad_blocks = groups.iter().map(Group::bad_count).sum();
+        wait_for_repair(&mut groups).await?;
+        outcome.unrepairable_blocks = groups.iter().map(Group::bad_count).sum();
         outcome.repaired_blocks = outcome.bad_blocks - outcome.unrepairable_blocks;
         Ok(outcome)
+    }
+
+    /// Connections to all copies. Those that are good now are compared; the others are heal's business.
+    async fn copies_of(&self, name: &ImageName, value: &ImageValue) -> Result<Vec<Group>, VolumeError> {
+        let info = self.stat_image(name).await?;
+        let shard_count = info.size_bytes.div_ceil(info.shard_bytes) as u32;
+        let health = self.image_health(value).await;
+        let is_good = |address: &str| {
+            health.bricks.iter().any(|brick| brick.address == address && brick.state == BrickState::InSync)
+        };
+        let mut groups = Vec::new();
+        for index in value.groups.iter().map(|group| usize::from(*group)) {
+            let shards: Vec<ShardIndex> = (0..shard_count)
+                .map(ShardIndex)
+                .filter(|shard| self.group_of(value, *shard) == index)
+                .collect();
+            let mut copies = Vec::new();
+            for brick in self.group(index).bricks.iter().filter(|brick| brick.role == Role::Data) {
+                copies.push(self.open_copy(brick, value, is_good(&brick.address)).await?);
+            }
+            let bad = copies.iter().map(|_| Blocks::new()).collect();
+            groups.push(Group { copies, shards, bad, disputed: Blocks::new() });
+        }
+        Ok(groups)
     }
 
     fn group_of(&self, value: &ImageValue, shard: ShardIndex) -> usize {
@@ -136,89 +156,113 @@ impl Volume {
             value.groups.iter().map(|group| self.group(usize::from(*group)).weight).collect();
         usize::from(value.groups[usize::from(group_of(value.image, shard, &weights).0)])
     }
-
-    async fn open_copy(
-        &self,
-        brick: &BrickConfig,
-        value: &ImageValue,
-        shards: Vec<ShardIndex>,
-    ) -> Result<Copy, VolumeError> {
-        let caller = self.caller(PeerKind::Client, Volume::fresh_session());
-        let first = Rc::new(Control::open(&brick.address, &caller, brick.brick, CoreIndex(0)).await?);
-        let mut cores = vec![first.clone()];
-        for core in (1..first.welcome.cores).map(CoreIndex) {
-            cores.push(Rc::new(Control::open(&brick.address, &caller, brick.brick, core).await?));
-        }
-        let attach = Attach { image: value.image, shard_shift: value.shard_shift };
-        for control in &cores {
-            let mut header = Header::request(Opcode::Attach, RequestId(0));
-            header.image = HANDLE;
-            control.call(header, attach.to_bytes()).await?;
-        }
-        Ok(Copy { address: brick.address.clone(), cores, value: value.clone(), shards })
-    }
 }
 
-impl Copy {
-    /// Has the brick verify the blocks of a shard (`None`: all), adds what is bad to `bad`, and returns how many
-    /// blocks it read.
-    async fn verify(
-        &self,
-        shard: ShardIndex,
-        blocks: Option<&BlockSet>,
-        bad: &mut Bad,
-    ) -> Result<u64, VolumeError> {
-        let welcome = &self.cores[0].welcome;
-        let core = core_of(lane_of(self.value.image, shard, welcome.lanes), welcome.cores);
-        let whole = BlockSet::full(1 << (u32::from(self.value.shard_shift) - BLOCK_SHIFT));
-        let runs: Vec<BlockRange> = blocks.unwrap_or(&whole).runs(DATA_BLOCKS_MAX).collect();
-        let asked = runs.iter().map(|run| {
-            let mut header = Header::request(Opcode::Verify, RequestId(0));
-            (header.image, header.shard, header.blocks) = (HANDLE, shard, *run);
-            let control = self.cores[usize::from(core.0)].clone();
-            monoio::spawn(async move { control.call(header, Vec::new()).await })
-        });
-        // All at once: a shard's worth.
-        let asked: Vec<_> = asked.collect();
-        let mut checked_blocks = 0;
-        for (answer, run) in asked.into_iter().zip(&runs) {
-            let reply = answer.await?;
-            let verified = VerifyReply::from_bytes(&reply.aux);
-            let (Status::Ok, Ok(verified)) = (reply.header.status, verified) else {
-                let reason = format!("it answered {:?} to a verification", reply.header.status);
-                return Err(VolumeError::BadBrick { address: self.address.clone(), reason });
-            };
-            if !reply.header.flags.contains(Flags::ZEROES) {
-                checked_blocks += u64::from(run.count);
-            }
+impl Group {
+    /// Has every copy verify a shard, and compares what they say. Returns how many blocks were read, of all copies and
+    /// of the one with the most.
+    async fn look(&mut self, shard: ShardIndex) -> Result<(u64, u64), VolumeError> {
+        let looks = verify_all(&self.copies, shard, None).await?;
+        for (verified, bad) in looks.iter().zip(&mut self.bad) {
             if !verified.bad.is_empty() {
                 bad.entry(shard).or_default().insert_all(&verified.bad);
             }
         }
-        Ok(checked_blocks)
+        let disputed = self.differing(&looks);
+        if !disputed.is_empty() {
+            self.disputed.insert(shard, disputed);
+        }
+        let read = looks.iter().map(|verified| verified.read_blocks);
+        Ok((read.clone().sum(), read.max().unwrap_or(0)))
+    }
+
+    /// Blocks in which good copies differ though each finds its own in order.
+    fn differing(&self, looks: &[Verified]) -> BlockSet {
+        let good = self.copies.iter().zip(looks).filter(|(copy, _)| copy.in_sync);
+        let good: Vec<&Verified> = good.map(|(_, verified)| verified).collect();
+        let Some((first, others)) = good.split_first() else { return BlockSet::new() };
+        let mut differing = BlockSet::new();
+        for (block, crc) in &first.crcs {
+            let differs = |other: &&Verified| other.crcs.get(block).is_some_and(|other| other != crc);
+            if others.iter().any(differs) {
+                differing.insert_range(BlockRange::new(*block, 1));
+            }
+        }
+        differing
+    }
+
+    /// Looks again at what differs: a write that was under way has ended, or the block holds something else. What
+    /// stays as it was is told to a brick, for the holder to judge.
+    async fn raise_disputes(&mut self) -> Result<(), VolumeError> {
+        let mut before: BTreeMap<ShardIndex, Vec<Verified>> = BTreeMap::new();
+        for look in 0..LOOKS {
+            if look > 0 && !self.disputed.is_empty() {
+                monoio::time::sleep(LOOK_PAUSE).await;
+            }
+            for (shard, blocks) in std::mem::take(&mut self.disputed) {
+                let looks = verify_all(&self.copies, shard, Some(&blocks)).await?;
+                let mut still = self.differing(&looks);
+                if let Some(before) = before.get(&shard) {
+                    let changed = |block: u16| {
+                        looks
+                            .iter()
+                            .zip(before)
+                            .any(|(now, then)| now.crcs.get(&block) != then.crcs.get(&block))
+                    };
+                    blocks.runs(1).filter(|one| changed(one.first)).for_each(|one| still.remove_range(one));
+                }
+                before.insert(shard, looks);
+                if !still.is_empty() {
+                    self.disputed.insert(shard, still);
+                }
+            }
+        }
+        if let Some(copy) = self.copies.iter().find(|copy| copy.in_sync) {
+            for (shard, blocks) in &self.disputed {
+                copy.suspect(*shard, blocks).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bad_count(&self) -> u64 {
+        let all = self.bad.iter().chain([&self.disputed]).flat_map(BTreeMap::values);
+        all.map(|blocks| blocks.count() as u64).sum()
+    }
+
+    /// Looks again at what was bad; what is good now is struck out.
+    async fn look_again(&mut self) -> Result<(), VolumeError> {
+        for (copy, bad) in self.copies.iter().zip(&mut self.bad) {
+            for (shard, blocks) in std::mem::take(bad) {
+                let still = copy.verify(shard, Some(&blocks)).await?.bad;
+                if !still.is_empty() {
+                    bad.insert(shard, still);
+                }
+            }
+        }
+        for (shard, blocks) in std::mem::take(&mut self.disputed) {
+            let still = self.differing(&verify_all(&self.copies, shard, Some(&blocks)).await?);
+            if !still.is_empty() {
+                self.disputed.insert(shard, still);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Looks at the bad blocks again until they are good or nothing moves any more; how many stay bad.
-async fn wait_for_repair(copies: &[Copy], mut bad: Vec<Bad>) -> Result<u64, VolumeError> {
+/// Looks at the bad blocks again until they are good or nothing moves any more.
+async fn wait_for_repair(groups: &mut [Group]) -> Result<(), VolumeError> {
+    let left = |groups: &[Group]| -> u64 { groups.iter().map(Group::bad_count).sum() };
     let mut moved_at = Instant::now();
-    while count(&bad) > 0 && moved_at.elapsed() < REPAIR_PATIENCE {
+    while left(groups) > 0 && moved_at.elapsed() < REPAIR_PATIENCE {
         monoio::time::sleep(LOOK_PAUSE).await;
-        let before = count(&bad);
-        for (copy, bad) in copies.iter().zip(&mut bad) {
-            let mut still = Bad::new();
-            for (shard, blocks) in bad.iter() {
-                copy.verify(*shard, Some(blocks), &mut still).await?;
-            }
-            *bad = still;
+        let before = left(groups);
+        for group in groups.iter_mut() {
+            group.look_again().await?;
         }
-        if count(&bad) < before {
+        if left(groups) < before {
             moved_at = Instant::now();
         }
     }
-    Ok(count(&bad))
-}
-
-fn count(bad: &[Bad]) -> u64 {
-    bad.iter().flat_map(BTreeMap::values).map(|blocks| blocks.count() as u64).sum()
+    Ok(())
 }

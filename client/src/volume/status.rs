@@ -194,16 +194,20 @@ impl Volume {
         let good =
             answers.iter().enumerate().filter(|(index, _)| in_sync(*index)).filter_map(|(_, answer)| *answer);
         let missing = good.map(|answer| missing_blocks(answer, value.shard_shift)).max().unwrap_or(0);
-        let mut stale_online = false;
+        let held = record.as_ref().is_some_and(|record| record.kind != RecordKind::Closed);
+        // An arbiter that missed the record missed writes, too. A holder catches it up by itself.
+        let accepted = newest.map(|answer| answer.accepted);
+        let is_behind = |answer: &Answer| !held && Some(answer.accepted) < accepted;
+        let (mut stale_online, mut arbiter_behind) = (false, false);
         for (index, (brick, answer)) in group.bricks.iter().zip(answers).enumerate() {
-            let good = in_sync(index) || brick.role == Role::Arbiter;
+            let arbiter = brick.role == Role::Arbiter;
+            let behind = arbiter
+                && record.is_some()
+                && answer.is_some_and(|answer| answer.record.is_none() || is_behind(answer));
+            arbiter_behind |= behind;
+            let good = !behind && (in_sync(index) || arbiter);
             let state = match answer {
                 None => BrickState::Offline,
-                Some(answer)
-                    if brick.role == Role::Arbiter && record.is_some() && answer.record.is_none() =>
-                {
-                    BrickState::Stale
-                }
                 Some(_) if good => BrickState::InSync,
                 Some(_) => BrickState::Stale,
             };
@@ -216,7 +220,6 @@ impl Volume {
                 counters: answer.map(|answer| answer.counters).unwrap_or_default(),
             });
         }
-        let held = record.as_ref().is_some_and(|record| record.kind != RecordKind::Closed);
         let good_online = (0..answers.len()).any(|index| in_sync(index) && answers[index].is_some());
         let all_in_sync = group
             .bricks
@@ -240,6 +243,8 @@ impl Volume {
             (HealthState::Healing, format!("{missing} blocks may still differ"))
         } else if !all_in_sync || online < group.bricks.len() {
             (HealthState::Degraded, "a brick is offline or out of sync".to_owned())
+        } else if arbiter_behind {
+            (HealthState::Degraded, "an arbiter was away and lacks checksums".to_owned())
         } else {
             (HealthState::Healthy, String::new())
         };

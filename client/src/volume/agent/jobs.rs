@@ -44,7 +44,8 @@ impl Volume {
         Ok(heals.chain(removals.map(Job::Remove)).collect())
     }
 
-    /// Whether nobody holds the image, and some group's record says that a copy is old or that a holder died.
+    /// Whether nobody holds the image, and some group's records say that a copy is old, that a holder died, or that an
+    /// arbiter was away.
     fn is_suspect(&self, epochs: &Answers<RegisterState>, value: &ImageValue) -> bool {
         let mut suspect = false;
         for (index, group) in self.groups_of(value) {
@@ -55,7 +56,9 @@ impl Volume {
             match newest(&votes) {
                 None => return false,
                 Some(newest) if newest.is_held => return false,
-                Some(newest) => suspect |= !newest.is_settled(group),
+                Some(newest) => {
+                    suspect |= !newest.is_settled(group) || newest.is_ahead_of_arbiter(group, &votes)
+                }
             }
         }
         suspect
@@ -111,8 +114,12 @@ fn judge(group: &Group, answers: &[Option<&Answer>]) -> Verdict {
     if !data.intersection(online).is_subset_of(in_sync) {
         return Verdict::Needed;
     }
+    let complete = data.is_subset_of(online);
+    if complete && newest.is_ahead_of_arbiter(group, &votes) {
+        return Verdict::Needed;
+    }
     // The holder died. A recovery leaves out the copies that aren't there, so it waits until all of them are.
-    let unsettled = newest.record.kind != RecordKind::Closed && data.is_subset_of(online);
+    let unsettled = newest.record.kind != RecordKind::Closed && complete;
     let differs = |answer: &&Answer| answer.counters.dirty_blocks > 0 || !answer.exact;
     if unsettled && answers.iter().flatten().any(differs) { Verdict::Needed } else { Verdict::Nothing }
 }
@@ -140,6 +147,7 @@ impl Vote {
 /// The newest record that anybody accepted.
 struct Newest<'a> {
     record: &'a EpochRecord,
+    accepted: Epoch,
     /// Its holder renews. A brick that was restarted shows more of the lease than the others (rule I8), so the
     /// least that one of them shows counts.
     is_held: bool,
@@ -150,13 +158,20 @@ impl Newest<'_> {
     fn is_settled(&self, group: &Group) -> bool {
         self.record.kind == RecordKind::Closed && data_bricks(group).is_subset_of(self.record.in_sync)
     }
+
+    /// Whether an arbiter that answers missed it: then it missed writes, too, for all that is known.
+    fn is_ahead_of_arbiter(&self, group: &Group, votes: &[Option<Vote>]) -> bool {
+        let arbiters = indexes(votes.len()).filter(|brick| !data_bricks(group).contains(*brick));
+        let mut votes = arbiters.filter_map(|brick| votes[usize::from(brick.0)].as_ref());
+        votes.any(|vote| vote.accepted < self.accepted)
+    }
 }
 
 fn newest(votes: &[Option<Vote>]) -> Option<Newest<'_>> {
     let best = votes.iter().flatten().max_by_key(|vote| vote.accepted)?;
     let same = votes.iter().flatten().filter(|vote| vote.accepted == best.accepted);
     let is_held = same.map(|vote| vote.lease_left_ms).min().is_some_and(|left_ms| left_ms > 0);
-    Some(Newest { record: &best.record, is_held })
+    Some(Newest { record: &best.record, accepted: best.accepted, is_held })
 }
 
 fn data_bricks(group: &Group) -> BrickSet {

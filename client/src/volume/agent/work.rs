@@ -72,7 +72,7 @@ impl Volume {
         }
     }
 
-    /// Waits until every data brick that answers is in sync in every group.
+    /// Waits until every data brick that answers is in sync in every group, and every arbiter vouches.
     async fn watch_sessions(
         &self,
         value: &ImageValue,
@@ -80,6 +80,7 @@ impl Volume {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Watched, VolumeError> {
         let opened: Vec<BrickSet> = sessions.iter().map(|session| session.report().in_sync).collect();
+        let opened_at = Instant::now();
         let mut last = (0, 0, 0);
         let (mut moved_at, mut stale_at) = (Instant::now(), Instant::now());
         loop {
@@ -87,7 +88,8 @@ impl Volume {
                 return Err(VolumeError::Image { name: value.name.clone(), source });
             }
             let reports: Vec<Report> = sessions.iter().map(Session::report).collect();
-            if reports.iter().all(|report| report.state == State::Healthy) {
+            let healthy = reports.iter().all(|report| report.state == State::Healthy);
+            if healthy && self.has_caught_up(value, &reports, opened_at) {
                 return Ok(Watched::Done);
             }
             if *stop.borrow() {
@@ -119,6 +121,23 @@ impl Volume {
                 _ = stop.wait_for(|stopped| *stopped) => {}
             }
         }
+    }
+
+    /// Whether the arbiters vouch; one that isn't connected a moment after the opening is away.
+    pub(in crate::volume) fn has_caught_up(
+        &self,
+        value: &ImageValue,
+        reports: &[Report],
+        opened_at: Instant,
+    ) -> bool {
+        let settled = opened_at.elapsed() >= self.config.brick_timeout;
+        reports.iter().zip(&value.groups).all(|(report, group)| {
+            let bricks =
+                (0..self.group(usize::from(*group)).bricks.len()).map(|index| BrickIndex(index as u8));
+            let awaited = |brick: &BrickIndex| !settled || report.connected.contains(*brick);
+            let mut arbiters = bricks.filter(|brick| !self.is_data(*group, *brick)).filter(awaited);
+            arbiters.all(|arbiter| report.vouching.contains(arbiter))
+        })
     }
 
     /// Whether a data brick is connected and not in sync.

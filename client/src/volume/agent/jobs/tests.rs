@@ -60,6 +60,14 @@ fn a_stale_copy_that_answers_is_healed_unless_somebody_holds_the_image() {
 }
 
 #[test]
+fn an_arbiter_that_was_away_is_caught_up() {
+    let (old, new) = (answer(4, RecordKind::Client, BOTH), answer(5, RecordKind::Closed, BOTH));
+    assert_eq!(judge(&group(), &[Some(&new), Some(&new), Some(&old)]), Verdict::Needed);
+    assert_eq!(judge(&group(), &[Some(&new), None, Some(&old)]), Verdict::Nothing, "nothing can be cleaned");
+    assert_eq!(judge(&group(), &[Some(&new), Some(&new), None]), Verdict::Nothing, "it is away still");
+}
+
+#[test]
 fn what_cannot_be_healed_now_is_not_tried() {
     let stale = answer(5, RecordKind::Closed, D1);
     assert_eq!(
