@@ -4,9 +4,12 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use brick_tests::cluster::command::brickctl;
 use brick_tests::cluster::nbd::{NbdClient, NbdServer};
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
+use brick_tests::cluster::process::wait_for;
 use brick_tests::cluster::{ARBITER, Cluster, D1, D2, shard_data, shard_files};
 use serde_json::Value;
 
@@ -131,6 +134,36 @@ fn a_block_that_rotted_in_both_copies_is_said_to_be_lost() {
     assert_reads_well(&mut client, 77);
     server.close();
     assert_eq!(scrub(&cluster)["bad_blocks"], 0);
+    cluster.assert_copies_agree("vm");
+}
+
+/// heal agent: it scrubs by itself what wasn't scrubbed for a while, finds what rotted and has it repaired; when that
+/// was, and what it found, can be asked.
+#[test]
+fn agents_scrub_on_a_schedule() {
+    let (mut cluster, server) = filled();
+    server.close();
+    let status = |cluster: &Cluster| cluster.ctl(&["scrub", "vm", "--status", "--json"]).json();
+    assert_eq!(status(&cluster)["finished_seconds"], Value::Null);
+    let rotten = Sequence::new(13).distinct(50, BLOCKS);
+    rot(&cluster.bricks[D2].directory, &rotten);
+    let mut command = brickctl();
+    command.arg("-v").arg(cluster.volume()).args(["heal", "agent", "--interval", "0.2", "--json"]);
+    // An image is as old as its creation, in whole seconds.
+    command.args(["--scrub-days", "0.00001", "--scrub-rate", "1G"]);
+    let mut agent = cluster.spawn(command, "agent");
+    let line = wait_for("a scrub by the agent", Duration::from_secs(90), || {
+        let text = agent.stdout();
+        text.contains('\n').then(|| text.lines().next().expect("a line").to_owned())
+    });
+    agent.terminate(Duration::from_secs(30));
+    let outcome: Value = serde_json::from_str(&line).expect("one line of JSON a scrub");
+    assert_eq!((&outcome["image"], &outcome["checked_blocks"]), (&"vm".into(), &(2 * BLOCKS).into()));
+    assert_eq!((&outcome["bad_blocks"], &outcome["repaired_blocks"]), (&50.into(), &50.into()));
+    assert!(status(&cluster)["finished_seconds"].as_u64() > Some(0));
+    // A scrub by hand counts, too.
+    assert_eq!(scrub(&cluster)["bad_blocks"], 0);
+    assert_eq!((&status(&cluster)["bad_blocks"], &status(&cluster)["shards"]), (&0.into(), &Value::Null));
     cluster.assert_copies_agree("vm");
 }
 

@@ -10,7 +10,7 @@ use crate::limits::{
     GROUPS_MAX, IMAGE_NAME_BYTES_MAX, REGISTER_VALUE_BYTES_MAX, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
 };
 
-/// Which register. Encoded as kind (u8: 1 name, 2 image, 3 epoch), then the text or the 16 bytes.
+/// Which register. Encoded as kind (u8: 1 name, 2 image, 3 epoch, 4 scrub), then the text or the 16 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RegisterKey {
     /// Whose image a name is: [`NameValue`].
@@ -19,6 +19,8 @@ pub enum RegisterKey {
     Image(ImageUuid),
     /// An image's replica state in this group: [`crate::record::EpochRecord`].
     Epoch(ImageUuid),
+    /// When an image was scrubbed: [`ScrubValue`].
+    Scrub(ImageUuid),
 }
 
 /// One kind of register, for paging through them.
@@ -30,6 +32,8 @@ pub enum RegisterKind {
     Image,
     /// Epoch records.
     Epoch,
+    /// Scrubs.
+    Scrub,
 }
 
 /// What one brick holds of a register.
@@ -125,6 +129,41 @@ pub struct ImageValue {
     pub name: String,
 }
 
+/// An image's scrubs: the pass that runs or ran last, and when one last ended. Times are seconds since 1970, by the
+/// clock of whoever wrote them; they are for schedules only.
+///
+/// ```text
+///  0 16B operation       16 u64 session of the agent at work
+/// 24 u64 pass begun      32 u64 last sign of life     40 u64 a pass ended; zero if none ever did
+/// 48 u32 next shard      52 u32 shards of the pass; equal when it has ended
+/// 56 u64 blocks checked  64 u64 bad    72 u64 repaired    80 u64 beyond repair
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubValue {
+    /// The change that wrote this.
+    pub operation: OperationUuid,
+    /// Who is at it.
+    pub agent: SessionId,
+    /// When the pass began.
+    pub begun_seconds: u64,
+    /// When the pass last got on.
+    pub touched_seconds: u64,
+    /// When a pass last ended; zero if none ever did.
+    pub finished_seconds: u64,
+    /// Shards below are done.
+    pub next_shard: u32,
+    /// Shards of the image when the pass began.
+    pub shards: u32,
+    /// Blocks read and compared in this pass, over all copies.
+    pub checked_blocks: u64,
+    /// Of those, bad.
+    pub bad_blocks: u64,
+    /// Of those, repaired.
+    pub repaired_blocks: u64,
+    /// And beyond repair.
+    pub unrepairable_blocks: u64,
+}
+
 impl RegisterKey {
     /// Which kind it is.
     pub fn kind(&self) -> RegisterKind {
@@ -132,6 +171,7 @@ impl RegisterKey {
             RegisterKey::Name(_) => RegisterKind::Name,
             RegisterKey::Image(_) => RegisterKind::Image,
             RegisterKey::Epoch(_) => RegisterKind::Epoch,
+            RegisterKey::Scrub(_) => RegisterKind::Scrub,
         }
     }
 }
@@ -142,6 +182,7 @@ impl RegisterKind {
             RegisterKind::Name => 1,
             RegisterKind::Image => 2,
             RegisterKind::Epoch => 3,
+            RegisterKind::Scrub => 4,
         }
     }
 
@@ -150,6 +191,7 @@ impl RegisterKind {
             1 => Ok(RegisterKind::Name),
             2 => Ok(RegisterKind::Image),
             3 => Ok(RegisterKind::Epoch),
+            4 => Ok(RegisterKind::Scrub),
             other => Err(BodyError::OutOfRange { field: "register.kind", value: u64::from(other) }),
         }
     }
@@ -163,7 +205,7 @@ impl Body for RegisterKey {
                 assert!(name.len() <= IMAGE_NAME_BYTES_MAX);
                 out.put_text(name);
             }
-            RegisterKey::Image(image) | RegisterKey::Epoch(image) => {
+            RegisterKey::Image(image) | RegisterKey::Epoch(image) | RegisterKey::Scrub(image) => {
                 out.extend_from_slice(&image.to_bytes());
             }
         }
@@ -174,6 +216,7 @@ impl Body for RegisterKey {
             RegisterKind::Name => RegisterKey::Name(reader.text("register.name", IMAGE_NAME_BYTES_MAX)?),
             RegisterKind::Image => RegisterKey::Image(ImageUuid::from_bytes(reader.array()?)),
             RegisterKind::Epoch => RegisterKey::Epoch(ImageUuid::from_bytes(reader.array()?)),
+            RegisterKind::Scrub => RegisterKey::Scrub(ImageUuid::from_bytes(reader.array()?)),
         })
     }
 }
@@ -310,6 +353,41 @@ impl Body for ImageValue {
         let created_seconds = reader.u64()?;
         let name = reader.text("image.name", IMAGE_NAME_BYTES_MAX)?;
         Ok(ImageValue { operation, image, state, shard_shift, groups, created_seconds, name })
+    }
+}
+
+impl Body for ScrubValue {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.operation.to_bytes());
+        for number in [self.agent.0, self.begun_seconds, self.touched_seconds, self.finished_seconds] {
+            out.put_u64(number);
+        }
+        out.put_u32(self.next_shard);
+        out.put_u32(self.shards);
+        for blocks in [self.checked_blocks, self.bad_blocks, self.repaired_blocks, self.unrepairable_blocks] {
+            out.put_u64(blocks);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<ScrubValue, BodyError> {
+        let value = ScrubValue {
+            operation: OperationUuid::from_bytes(reader.array()?),
+            agent: SessionId(reader.u64()?),
+            begun_seconds: reader.u64()?,
+            touched_seconds: reader.u64()?,
+            finished_seconds: reader.u64()?,
+            next_shard: reader.u32()?,
+            shards: reader.u32()?,
+            checked_blocks: reader.u64()?,
+            bad_blocks: reader.u64()?,
+            repaired_blocks: reader.u64()?,
+            unrepairable_blocks: reader.u64()?,
+        };
+        if value.next_shard > value.shards {
+            let next_shard = u64::from(value.next_shard);
+            return Err(BodyError::OutOfRange { field: "scrub.next_shard", value: next_shard });
+        }
+        Ok(value)
     }
 }
 

@@ -99,7 +99,7 @@ impl Registers {
     pub(super) fn images(&self) -> impl Iterator<Item = ImageUuid> {
         self.states.keys().filter_map(|key| match key {
             RegisterKey::Image(image) | RegisterKey::Epoch(image) => Some(*image),
-            RegisterKey::Name(_) => None,
+            RegisterKey::Name(_) | RegisterKey::Scrub(_) => None,
         })
     }
 }
@@ -120,6 +120,7 @@ impl Engine {
             (Some(after), _) => Bound::Excluded(after.clone()),
             (None, RegisterKind::Name) => Bound::Included(RegisterKey::Name(String::new())),
             (None, RegisterKind::Image) => Bound::Included(RegisterKey::Image(ImageUuid::NIL)),
+            (None, RegisterKind::Scrub) => Bound::Included(RegisterKey::Scrub(ImageUuid::NIL)),
             (None, RegisterKind::Epoch) => Bound::Included(RegisterKey::Epoch(ImageUuid::NIL)),
         };
         let (mut page, mut bytes, mut flags) = (RegisterPage::default(), 0, Flags::NONE);

@@ -41,6 +41,9 @@ pub enum Command {
         /// Bytes that each brick may read a second, e.g. 200M; as fast as it can if left out
         #[arg(long, value_parser = parse_size, default_value = "0", hide_default_value = true)]
         rate: u64,
+        /// Only say when it was scrubbed, and how far a pass of the heal agents is
+        #[arg(long, conflicts_with = "rate")]
+        status: bool,
         /// One line of JSON
         #[arg(long)]
         json: bool,
@@ -227,7 +230,13 @@ pub enum HealCommand {
         /// Heal what can be healed now, and end
         #[arg(long)]
         once: bool,
-        /// A line of JSON on stdout for each finished heal
+        /// Scrub each image so many days after it was scrubbed last; 0 for never
+        #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_days)]
+        scrub_days: Duration,
+        /// Bytes that each brick may read a second for that
+        #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "32M")]
+        scrub_rate: u64,
+        /// A line of JSON on stdout for each finished heal and scrub
         #[arg(long)]
         json: bool,
     },
@@ -275,6 +284,12 @@ impl From<FormatArgument> for SourceFormat {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "give 0.1 to 3600 seconds".to_owned())
+}
+
+/// A period; zero for never.
+fn parse_days(text: &str) -> Result<Duration, String> {
+    let days = text.parse::<f64>().ok().filter(|days| (0.0..=3650.0).contains(days));
+    days.map(|days| Duration::from_secs_f64(days * 86400.0)).ok_or_else(|| "give 0 to 3650 days".to_owned())
 }
 
 /// The bricks of one `--group`.

@@ -10,7 +10,9 @@
 //! | a data brick that answers and whose copy is old | heals it |
 //! | a client that died, every copy there and good, with blocks that may differ | makes the copies equal and closes, so that the maps are clean and the next client opens without a recovery |
 //! | an image whose removal some brick missed | finishes it, once every data brick answers |
+//! | an arbiter that missed the record of a closed image | gives it the checksums that it lacks |
 //! | a brick that lost its registers | teaches it (rule R2) |
+//! | an image that wasn't scrubbed for a while, with every data brick there | scrubs it slowly, one at a time, whoever has it open |
 //!
 //! Whatever is healthy is neither opened nor crawled. A failure is told and tried again later, at growing intervals.
 
@@ -26,6 +28,9 @@ use tokio::sync::{mpsc, watch};
 use self::jobs::Job;
 use self::work::End;
 use super::heal::HealOutcome;
+use super::scrub::PassEnd;
+use super::scrub::{ScrubOptions, ScrubOutcome};
+use super::survey::Survey;
 use super::{Volume, VolumeError};
 
 /// Images of one agent in heal at the same time: enough to hide the pauses of one, few enough to leave the bricks'
@@ -42,8 +47,19 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct AgentOptions {
     /// Pause between two looks at all images.
     pub interval: Duration,
-    /// End when everything was tried once.
+    /// End when everything was tried once. Nothing is scrubbed then.
     pub once: bool,
+    /// When and how fast to scrub; `None` leaves that to others.
+    pub scrub: Option<ScrubSchedule>,
+}
+
+/// How often images are scrubbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubSchedule {
+    /// From the end of one pass to the beginning of the next.
+    pub period: Duration,
+    /// How fast.
+    pub options: ScrubOptions,
 }
 
 /// What an agent did, as it happens.
@@ -65,6 +81,13 @@ pub enum AgentEvent {
     Interrupted {
         /// The image.
         name: String,
+    },
+    /// All of an image was scrubbed.
+    Scrubbed {
+        /// The image.
+        name: String,
+        /// What was found.
+        outcome: ScrubOutcome,
     },
     /// The removal of an image was finished.
     Removed {
@@ -96,6 +119,8 @@ enum Subject {
     Teaching,
     /// A job.
     Image(ImageUuid),
+    /// A scrub.
+    Scrub(ImageUuid),
 }
 
 /// When something is tried again.
@@ -113,6 +138,8 @@ struct Agent<R> {
     order: u64,
     report: R,
     running: BTreeSet<ImageUuid>,
+    /// One at a time, beside the others.
+    scrubbing: Option<ImageUuid>,
     retries: BTreeMap<Subject, Retry>,
     failures: u64,
     messages: mpsc::UnboundedSender<Message>,
@@ -142,6 +169,7 @@ impl Volume {
             order: Volume::fresh_session().0,
             report,
             running: BTreeSet::new(),
+            scrubbing: None,
             retries: BTreeMap::new(),
             failures: 0,
             messages,
@@ -157,14 +185,14 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
             self.look_and_start().await;
-            if self.options.once && self.running.is_empty() {
+            if self.options.once && self.busy() == 0 {
                 return;
             }
             // A free place is filled at once, if there is something to fill it with.
-            let busy = self.running.len();
+            let busy = self.busy();
             let mut pause = std::pin::pin!(monoio::time::sleep(self.options.interval));
             let mut waits = true;
-            while waits && self.running.len() == busy {
+            while waits && self.busy() == busy {
                 monoio::select! {
                     message = messages.recv() => self.note(message),
                     _ = stop.wait_for(|stopped| *stopped) => waits = false,
@@ -172,10 +200,14 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
                 }
             }
         }
-        while !self.running.is_empty() {
+        while self.busy() > 0 {
             let message = messages.recv().await;
             self.note(message);
         }
+    }
+
+    fn busy(&self) -> usize {
+        self.running.len() + usize::from(self.scrubbing.is_some())
     }
 
     /// Looks at all images and takes as many of those that need it as may run at the same time.
@@ -200,6 +232,24 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
         due.sort_by_key(|job| scatter(job.image(), self.order));
         due.truncate(HEALS_MAX - self.running.len());
         due.into_iter().for_each(|job| self.start(job));
+        if let Err(error) = self.start_scrub(&survey).await {
+            self.settle(Subject::Look, Some(error));
+        }
+    }
+
+    /// Takes up the next scrub that is due, unless one is under way.
+    async fn start_scrub(&mut self, survey: &Survey) -> Result<(), VolumeError> {
+        let Some(schedule) = self.options.scrub.filter(|_| !self.options.once && self.scrubbing.is_none())
+        else {
+            return Ok(());
+        };
+        let due = self.volume.scrubs_due(survey, schedule.period).await?;
+        let due = due.into_iter().filter(|value| self.is_due(Subject::Scrub(value.image)));
+        if let Some(value) = due.min_by_key(|value| scatter(value.image, self.order)) {
+            self.scrubbing = Some(value.image);
+            self.spawn(Job::Scrub(value, schedule.options));
+        }
+        Ok(())
     }
 
     fn is_due(&self, subject: Subject) -> bool {
@@ -209,7 +259,11 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
 
     fn start(&mut self, job: Job) {
         self.running.insert(job.image());
-        let (volume, messages, stop) = (self.volume.clone(), self.messages.clone(), self.stop.clone());
+        self.spawn(job);
+    }
+
+    fn spawn(&self, job: Job) {
+        let (volume, messages, mut stop) = (self.volume.clone(), self.messages.clone(), self.stop.clone());
         monoio::spawn(async move {
             let tell = |message| {
                 // The agent receives until no job is left.
@@ -218,6 +272,12 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
             let result = match &job {
                 Job::Heal(value) => {
                     volume.heal_for_agent(value, stop, || tell(Message::Started(job.clone()))).await
+                }
+                Job::Scrub(value, options) => {
+                    volume.scrub_for_agent(value, *options, &mut stop).await.map(|end| match end {
+                        PassEnd::Finished(outcome) => End::Scrubbed(outcome),
+                        PassEnd::Interrupted | PassEnd::Taken => End::Skipped,
+                    })
                 }
                 Job::Remove(value) => volume.finish_removal(value).await.map(|done| match done {
                     true => End::Removed,
@@ -236,11 +296,21 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
             Message::Ended(job, result) => (job, result),
         };
         let name = job.value().name.clone();
-        self.running.remove(&job.image());
+        let subject = match &job {
+            Job::Scrub(..) => {
+                self.scrubbing = None;
+                Subject::Scrub(job.image())
+            }
+            Job::Heal(_) | Job::Remove(_) => {
+                self.running.remove(&job.image());
+                Subject::Image(job.image())
+            }
+        };
         let error = match result {
             Ok(end) => {
                 match end {
                     End::Healed(outcome) => (self.report)(AgentEvent::Healed(outcome)),
+                    End::Scrubbed(outcome) => (self.report)(AgentEvent::Scrubbed { name, outcome }),
                     End::Removed => (self.report)(AgentEvent::Removed { name }),
                     End::Yielded => (self.report)(AgentEvent::Yielded { name }),
                     End::Interrupted => (self.report)(AgentEvent::Interrupted { name }),
@@ -250,7 +320,7 @@ impl<R: FnMut(AgentEvent)> Agent<R> {
             }
             Err(error) => Some(error),
         };
-        self.settle(Subject::Image(job.image()), error);
+        self.settle(subject, error);
     }
 
     /// Something was tried: not again before a pause, which grows with every failure in a row.

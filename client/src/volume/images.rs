@@ -387,6 +387,11 @@ impl Volume {
             let home = self.reach_quorum(0).await?;
             let removed = ImageValue { state: ImageState::Removed, ..value.clone() };
             home.change(&RegisterKey::Image(value.image), |_, _| Ok(removed.to_bytes())).await?;
+            // When it was scrubbed doesn't matter any more.
+            let scrubs = RegisterKey::Scrub(value.image);
+            if home.read(&scrubs).await?.is_some() {
+                home.change(&scrubs, |_, _| Ok(Vec::new())).await?;
+            }
         }
         Ok(())
     }

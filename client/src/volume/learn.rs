@@ -25,7 +25,8 @@ use super::{Volume, VolumeError};
 use crate::driver::control::Control;
 use crate::replica::GroupError;
 
-const KINDS: [RegisterKind; 3] = [RegisterKind::Name, RegisterKind::Image, RegisterKind::Epoch];
+const KINDS: [RegisterKind; 4] =
+    [RegisterKind::Name, RegisterKind::Image, RegisterKind::Epoch, RegisterKind::Scrub];
 
 /// How long a client that has an image open may take to leave a blank brick's copy out of S.
 const EXPEL_PATIENCE: Duration = Duration::from_secs(10);

@@ -21,13 +21,13 @@ use std::rc::Rc;
 use brick_wire::handshake::PeerKind;
 use brick_wire::{CoreIndex, SessionId};
 
-pub use self::agent::{AgentEvent, AgentOptions, HEALS_MAX};
+pub use self::agent::{AgentEvent, AgentOptions, HEALS_MAX, ScrubSchedule};
 pub use self::create::BrickSpec;
 pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
 pub use self::history::HealMemory;
 pub use self::images::{CreateOptions, ImageInfo, OpenOptions};
-pub use self::scrub::{ScrubOptions, ScrubOutcome, ScrubProgress};
+pub use self::scrub::{ScrubOptions, ScrubOutcome, ScrubProgress, ScrubState};
 pub use self::status::{
     BrickHealth, BrickState, BrickUsage, GroupUsage, HealthState, ImageHealth, VolumeUsage,
 };

@@ -10,27 +10,27 @@
 //! holder judges it with the arbiter's help: such a block counts as bad, once, and as repaired when the copies agree.
 
 mod copy;
+mod group;
+mod pass;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::placement::group_of;
 use brick_wire::register::ImageValue;
-use brick_wire::{BlockRange, BlockSet, Role, ShardIndex};
+use brick_wire::{Role, ShardIndex};
 
-use self::copy::{Copy, Verified, verify_all};
+use self::group::{Group, wait_for_repair};
 use super::status::BrickState;
 use super::{Volume, VolumeError};
 use crate::name::ImageName;
 use crate::replica::GroupError;
 
-/// Pause between looks at blocks that are being repaired.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// Looks at blocks in which copies differ before that is taken for more than a write under way.
-const LOOKS: u32 = 3;
-/// Without a block repaired for this long the rest counts as beyond repair.
-const REPAIR_PATIENCE: Duration = Duration::from_secs(10);
+pub use self::pass::ScrubState;
+pub(super) use self::pass::{PassEnd, is_due as is_scrub_due};
+
+/// Shards that are looked at before what is bad there is repaired, and progress is noted.
+const CHUNK_SHARDS: u32 = 64;
 
 /// How a scrub goes about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,23 +55,10 @@ pub struct ScrubOutcome {
 /// Where a scrub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScrubProgress {
-    /// Shards of all copies that have been looked at.
+    /// Shards of the image that have been looked at.
     pub done_shards: u64,
     /// Of so many.
     pub shards: u64,
-}
-
-/// Blocks by shard.
-type Blocks = BTreeMap<ShardIndex, BlockSet>;
-
-/// The copies of the shards in one group, and what was found there.
-struct Group {
-    copies: Vec<Copy>,
-    shards: Vec<ShardIndex>,
-    /// Of each copy: what it finds bad itself.
-    bad: Vec<Blocks>,
-    /// In which good copies differ though neither is bad.
-    disputed: Blocks,
 }
 
 impl Volume {
@@ -83,8 +70,62 @@ impl Volume {
         mut watch: impl FnMut(ScrubProgress),
     ) -> Result<ScrubOutcome, VolumeError> {
         let value = self.resolve(name).await?;
-        let sessions = self.open_to_heal(&value).await?;
-        let result = self.scrub_copies(name, &value, options, &mut watch).await;
+        let begun_seconds = pass::unix_seconds();
+        let shards = self.shard_count(name).await?;
+        let mut outcome = ScrubOutcome::default();
+        let mut done = 0;
+        while done < shards {
+            let chunk = done..(done + CHUNK_SHARDS).min(shards);
+            done = chunk.end;
+            let progress =
+                |shard: u32| watch(ScrubProgress { done_shards: shard.into(), shards: shards.into() });
+            outcome.add(self.scrub_shards(&value, chunk, options, progress).await?);
+        }
+        self.note_scrub(&value, begun_seconds, shards, outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn shard_count(&self, name: &ImageName) -> Result<u32, VolumeError> {
+        let info = self.stat_image(name).await?;
+        Ok(info.size_bytes.div_ceil(info.shard_bytes) as u32)
+    }
+
+    /// Scrubs some shards of an image; `done` is told which are.
+    async fn scrub_shards(
+        &self,
+        value: &ImageValue,
+        shards: std::ops::Range<u32>,
+        options: ScrubOptions,
+        mut done: impl FnMut(u32),
+    ) -> Result<ScrubOutcome, VolumeError> {
+        let mut groups = self.copies_of(value, shards.clone()).await?;
+        let (mut outcome, mut done_shards) = (ScrubOutcome::default(), shards.start);
+        for group in &mut groups {
+            for shard in group.shards.clone() {
+                let begun = Instant::now();
+                let (checked, busiest) = group.look(shard).await?;
+                outcome.checked_blocks += checked;
+                done_shards += 1;
+                done(done_shards);
+                let micros = busiest * BLOCK_SIZE as u64 * 1_000_000;
+                let wanted = Duration::from_micros(micros.checked_div(options.bytes_per_second).unwrap_or(0));
+                monoio::time::sleep(wanted.saturating_sub(begun.elapsed())).await;
+            }
+            group.raise_disputes().await?;
+        }
+        outcome.bad_blocks = groups.iter().map(Group::bad_count).sum();
+        if outcome.bad_blocks > 0 {
+            self.await_repair(value, &mut groups).await?;
+        }
+        outcome.unrepairable_blocks = groups.iter().map(Group::bad_count).sum();
+        outcome.repaired_blocks = outcome.bad_blocks - outcome.unrepairable_blocks;
+        Ok(outcome)
+    }
+
+    /// Waits until whoever has the image open has repaired it; if nobody has, takes it for that.
+    async fn await_repair(&self, value: &ImageValue, groups: &mut [Group]) -> Result<(), VolumeError> {
+        let sessions = self.open_to_heal(value).await?;
+        let result = wait_for_repair(groups).await;
         for session in sessions {
             match session.close().await {
                 // A client that opened the image meanwhile repairs by itself.
@@ -96,48 +137,20 @@ impl Volume {
         result
     }
 
-    async fn scrub_copies(
-        &self,
-        name: &ImageName,
-        value: &ImageValue,
-        options: ScrubOptions,
-        watch: &mut impl FnMut(ScrubProgress),
-    ) -> Result<ScrubOutcome, VolumeError> {
-        let mut groups = self.copies_of(name, value).await?;
-        let count = |group: &Group| (group.shards.len() * group.copies.len()) as u64;
-        let shards = groups.iter().map(count).sum();
-        let (mut outcome, mut done_shards) = (ScrubOutcome::default(), 0);
-        for group in &mut groups {
-            for shard in group.shards.clone() {
-                let begun = Instant::now();
-                let (checked, busiest) = group.look(shard).await?;
-                outcome.checked_blocks += checked;
-                done_shards += group.copies.len() as u64;
-                watch(ScrubProgress { done_shards, shards });
-                let micros = busiest * BLOCK_SIZE as u64 * 1_000_000;
-                let wanted = Duration::from_micros(micros.checked_div(options.bytes_per_second).unwrap_or(0));
-                monoio::time::sleep(wanted.saturating_sub(begun.elapsed())).await;
-            }
-            group.raise_disputes().await?;
-        }
-        outcome.bad_blocks = groups.iter().map(Group::bad_count).sum();
-        wait_for_repair(&mut groups).await?;
-        outcome.unrepairable_blocks = groups.iter().map(Group::bad_count).sum();
-        outcome.repaired_blocks = outcome.bad_blocks - outcome.unrepairable_blocks;
-        Ok(outcome)
-    }
-
     /// Connections to all copies. Those that are good now are compared; the others are heal's business.
-    async fn copies_of(&self, name: &ImageName, value: &ImageValue) -> Result<Vec<Group>, VolumeError> {
-        let info = self.stat_image(name).await?;
-        let shard_count = info.size_bytes.div_ceil(info.shard_bytes) as u32;
+    async fn copies_of(
+        &self,
+        value: &ImageValue,
+        shards: std::ops::Range<u32>,
+    ) -> Result<Vec<Group>, VolumeError> {
         let health = self.image_health(value).await;
         let is_good = |address: &str| {
             health.bricks.iter().any(|brick| brick.address == address && brick.state == BrickState::InSync)
         };
         let mut groups = Vec::new();
         for index in value.groups.iter().map(|group| usize::from(*group)) {
-            let shards: Vec<ShardIndex> = (0..shard_count)
+            let shards: Vec<ShardIndex> = shards
+                .clone()
                 .map(ShardIndex)
                 .filter(|shard| self.group_of(value, *shard) == index)
                 .collect();
@@ -145,8 +158,7 @@ impl Volume {
             for brick in self.group(index).bricks.iter().filter(|brick| brick.role == Role::Data) {
                 copies.push(self.open_copy(brick, value, is_good(&brick.address)).await?);
             }
-            let bad = copies.iter().map(|_| Blocks::new()).collect();
-            groups.push(Group { copies, shards, bad, disputed: Blocks::new() });
+            groups.push(Group::new(copies, shards));
         }
         Ok(groups)
     }
@@ -158,111 +170,11 @@ impl Volume {
     }
 }
 
-impl Group {
-    /// Has every copy verify a shard, and compares what they say. Returns how many blocks were read, of all copies and
-    /// of the one with the most.
-    async fn look(&mut self, shard: ShardIndex) -> Result<(u64, u64), VolumeError> {
-        let looks = verify_all(&self.copies, shard, None).await?;
-        for (verified, bad) in looks.iter().zip(&mut self.bad) {
-            if !verified.bad.is_empty() {
-                bad.entry(shard).or_default().insert_all(&verified.bad);
-            }
-        }
-        let disputed = self.differing(&looks);
-        if !disputed.is_empty() {
-            self.disputed.insert(shard, disputed);
-        }
-        let read = looks.iter().map(|verified| verified.read_blocks);
-        Ok((read.clone().sum(), read.max().unwrap_or(0)))
+impl ScrubOutcome {
+    fn add(&mut self, other: ScrubOutcome) {
+        self.checked_blocks += other.checked_blocks;
+        self.bad_blocks += other.bad_blocks;
+        self.repaired_blocks += other.repaired_blocks;
+        self.unrepairable_blocks += other.unrepairable_blocks;
     }
-
-    /// Blocks in which good copies differ though each finds its own in order.
-    fn differing(&self, looks: &[Verified]) -> BlockSet {
-        let good = self.copies.iter().zip(looks).filter(|(copy, _)| copy.in_sync);
-        let good: Vec<&Verified> = good.map(|(_, verified)| verified).collect();
-        let Some((first, others)) = good.split_first() else { return BlockSet::new() };
-        let mut differing = BlockSet::new();
-        for (block, crc) in &first.crcs {
-            let differs = |other: &&Verified| other.crcs.get(block).is_some_and(|other| other != crc);
-            if others.iter().any(differs) {
-                differing.insert_range(BlockRange::new(*block, 1));
-            }
-        }
-        differing
-    }
-
-    /// Looks again at what differs: a write that was under way has ended, or the block holds something else. What
-    /// stays as it was is told to a brick, for the holder to judge.
-    async fn raise_disputes(&mut self) -> Result<(), VolumeError> {
-        let mut before: BTreeMap<ShardIndex, Vec<Verified>> = BTreeMap::new();
-        for look in 0..LOOKS {
-            if look > 0 && !self.disputed.is_empty() {
-                monoio::time::sleep(LOOK_PAUSE).await;
-            }
-            for (shard, blocks) in std::mem::take(&mut self.disputed) {
-                let looks = verify_all(&self.copies, shard, Some(&blocks)).await?;
-                let mut still = self.differing(&looks);
-                if let Some(before) = before.get(&shard) {
-                    let changed = |block: u16| {
-                        looks
-                            .iter()
-                            .zip(before)
-                            .any(|(now, then)| now.crcs.get(&block) != then.crcs.get(&block))
-                    };
-                    blocks.runs(1).filter(|one| changed(one.first)).for_each(|one| still.remove_range(one));
-                }
-                before.insert(shard, looks);
-                if !still.is_empty() {
-                    self.disputed.insert(shard, still);
-                }
-            }
-        }
-        if let Some(copy) = self.copies.iter().find(|copy| copy.in_sync) {
-            for (shard, blocks) in &self.disputed {
-                copy.suspect(*shard, blocks).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn bad_count(&self) -> u64 {
-        let all = self.bad.iter().chain([&self.disputed]).flat_map(BTreeMap::values);
-        all.map(|blocks| blocks.count() as u64).sum()
-    }
-
-    /// Looks again at what was bad; what is good now is struck out.
-    async fn look_again(&mut self) -> Result<(), VolumeError> {
-        for (copy, bad) in self.copies.iter().zip(&mut self.bad) {
-            for (shard, blocks) in std::mem::take(bad) {
-                let still = copy.verify(shard, Some(&blocks)).await?.bad;
-                if !still.is_empty() {
-                    bad.insert(shard, still);
-                }
-            }
-        }
-        for (shard, blocks) in std::mem::take(&mut self.disputed) {
-            let still = self.differing(&verify_all(&self.copies, shard, Some(&blocks)).await?);
-            if !still.is_empty() {
-                self.disputed.insert(shard, still);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Looks at the bad blocks again until they are good or nothing moves any more.
-async fn wait_for_repair(groups: &mut [Group]) -> Result<(), VolumeError> {
-    let left = |groups: &[Group]| -> u64 { groups.iter().map(Group::bad_count).sum() };
-    let mut moved_at = Instant::now();
-    while left(groups) > 0 && moved_at.elapsed() < REPAIR_PATIENCE {
-        monoio::time::sleep(LOOK_PAUSE).await;
-        let before = left(groups);
-        for group in groups.iter_mut() {
-            group.look_again().await?;
-        }
-        if left(groups) < before {
-            moved_at = Instant::now();
-        }
-    }
-    Ok(())
 }

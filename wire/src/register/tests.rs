@@ -86,6 +86,32 @@ fn an_image_stands_as_documented() {
 }
 
 #[test]
+fn a_scrub_stands_as_documented() {
+    let value = ScrubValue {
+        operation: OperationUuid::from_bytes([0x50; 16]),
+        agent: SessionId(1),
+        begun_seconds: 2,
+        touched_seconds: 3,
+        finished_seconds: 4,
+        next_shard: 5,
+        shards: 6,
+        checked_blocks: 7,
+        bad_blocks: 8,
+        repaired_blocks: 9,
+        unrepairable_blocks: 10,
+    };
+    let numbers = |range: std::ops::RangeInclusive<u64>| range.flat_map(u64::to_le_bytes);
+    let mut bytes = vec![0x50; 16];
+    bytes.extend(numbers(1..=4));
+    bytes.extend([5, 0, 0, 0, 6, 0, 0, 0]);
+    bytes.extend(numbers(7..=10));
+    assert_fixture(&value, &bytes);
+    bytes[48] = 7;
+    let error = BodyError::OutOfRange { field: "scrub.next_shard", value: 7 };
+    assert_eq!(ScrubValue::from_bytes(&bytes), Err(error));
+}
+
+#[test]
 fn a_name_stands_as_documented() {
     let value = NameValue {
         operation: OperationUuid::from_bytes([0x50; 16]),

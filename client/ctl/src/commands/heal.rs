@@ -1,6 +1,8 @@
 //! `heal status`, `heal run` and `heal history`; the others of `heal` have files of their own.
 
-use brick_client::{BrickState, HealMemory, HealthState, ImageHealth, Volume};
+use brick_client::{
+    AgentOptions, BrickState, HealMemory, HealthState, ImageHealth, ScrubOptions, ScrubSchedule, Volume,
+};
 use serde::Serialize;
 
 use crate::args::HealCommand;
@@ -57,7 +59,11 @@ pub async fn run(volume: &Volume, command: HealCommand) -> Result<(), Error> {
             }
             Ok(())
         }
-        HealCommand::Agent { interval, once, json } => super::agent::run(volume, interval, once, json).await,
+        HealCommand::Agent { interval, once, scrub_days, scrub_rate, json } => {
+            let options = ScrubOptions { bytes_per_second: scrub_rate };
+            let scrub = (!scrub_days.is_zero()).then_some(ScrubSchedule { period: scrub_days, options });
+            super::agent::run(volume, AgentOptions { interval, once, scrub }, json).await
+        }
     }
 }
 

@@ -43,7 +43,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
         Command::Image(command) => image::run(&open()?, command).await,
         Command::Heal(command) => heal::run(&open()?, command).await,
-        Command::Scrub { name, rate, json } => scrub::run(&open()?, &name, rate, json).await,
+        Command::Scrub { name, status: true, json, .. } => scrub::status(&open()?, &name, json).await,
+        Command::Scrub { name, rate, json, .. } => scrub::run(&open()?, &name, rate, json).await,
         Command::Nbd(arguments) => nbd::serve(&open()?, arguments).await,
     }
 }

@@ -1,11 +1,14 @@
 //! What there is to do for a heal agent, from what the bricks say of themselves. Nothing here opens an image.
 
+use std::time::Duration;
+
 use brick_wire::cursor::Body;
 use brick_wire::record::{EpochRecord, RecordKind};
-use brick_wire::register::{ImageValue, RegisterState};
+use brick_wire::register::{ImageValue, RegisterKey, RegisterKind, RegisterState, ScrubValue};
 use brick_wire::{BrickIndex, BrickSet, Epoch, ImageUuid, Role};
 
 use crate::config::Group;
+use crate::volume::scrub::{ScrubOptions, is_scrub_due};
 use crate::volume::survey::{Answer, Answers, Survey};
 use crate::volume::{Volume, VolumeError};
 
@@ -16,12 +19,14 @@ pub(super) enum Job {
     Heal(ImageValue),
     /// Finish its removal.
     Remove(ImageValue),
+    /// Scrub it.
+    Scrub(ImageValue, ScrubOptions),
 }
 
 impl Job {
     pub(super) fn value(&self) -> &ImageValue {
         match self {
-            Job::Heal(value) | Job::Remove(value) => value,
+            Job::Heal(value) | Job::Remove(value) | Job::Scrub(value, _) => value,
         }
     }
 
@@ -42,6 +47,22 @@ impl Volume {
         let heals = suspects.into_iter().filter(|value| self.needs_heal(&answers, value)).map(Job::Heal);
         let removals = removing.into_iter().filter(|value| self.has_all_data_bricks(survey, value));
         Ok(heals.chain(removals.map(Job::Remove)).collect())
+    }
+
+    /// The images that have to be scrubbed and whose copies all answer.
+    pub(super) async fn scrubs_due(
+        &self,
+        survey: &Survey,
+        period: Duration,
+    ) -> Result<Vec<ImageValue>, VolumeError> {
+        let home = self.home_of(survey)?;
+        let states = home.list(RegisterKind::Scrub).await?;
+        let is_due = |value: &ImageValue| {
+            let state = states.get(&RegisterKey::Scrub(value.image));
+            let state = state.and_then(|state| ScrubValue::from_bytes(&state.value).ok());
+            is_scrub_due(value, state.as_ref(), period) && self.has_all_data_bricks(survey, value)
+        };
+        Ok(self.images_of(&home).await?.0.into_iter().filter(is_due).collect())
     }
 
     /// Whether nobody holds the image, and some group's records say that a copy is old, that a holder died, or that an

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::driver::session::Session;
 use crate::replica::{GroupError, Report, State};
 use crate::volume::heal::{HealOutcome, POLL_PAUSE, STUCK_AFTER};
+use crate::volume::scrub::ScrubOutcome;
 use crate::volume::{Volume, VolumeError};
 
 /// How long giving an image back may take; a lease that isn't given back runs out.
@@ -18,6 +19,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum End {
     Healed(HealOutcome),
     Removed,
+    Scrubbed(ScrubOutcome),
     /// Somebody else has it, or it is gone: nothing was done.
     Skipped,
     Yielded,
