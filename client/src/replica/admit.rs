@@ -32,6 +32,7 @@ pub(super) struct Operation {
     pub(super) blocks: BlockRange,
     /// It has its claim (or needs none).
     pub(super) started: bool,
+    begun_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl Group {
             Kind::Flush(_) | Kind::Remove(_) => None,
         };
         let started = access.is_none_or(|access| self.overlap.claim(shard, key, blocks, access));
-        self.operations.insert(key, Operation { user, kind, shard, blocks, started });
+        self.operations.insert(key, Operation { user, kind, shard, blocks, started, begun_at: self.now });
         if started {
             self.drive(key);
         }
@@ -150,6 +151,10 @@ impl Group {
         let operation = self.operations.remove(&key).expect("finished operations exist");
         if let Some(request) = operation.user {
             self.actions.push_back(Action::Complete { request, result });
+            // Not flushes: what they take is the disk's affair.
+            if operation.blocks.count > 0 {
+                self.pace.note_request(self.now, self.now.since(operation.begun_at));
+            }
         }
         if operation.blocks.count > 0 {
             for next in self.overlap.release(operation.shard, key) {

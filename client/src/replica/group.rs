@@ -21,6 +21,7 @@ use super::epoch::Change;
 use super::flush::FlushState;
 use super::interface::{Action, GroupConfig, GroupError, HANDLE, LinkInfo};
 use super::open::PreVote;
+use super::pace::Pace;
 use super::pending::{PendingTable, Purpose};
 use super::read::ParkedRead;
 use super::repair::Repair;
@@ -102,6 +103,7 @@ pub struct Group {
     pub(super) recovered_from: Vec<brick_wire::Incarnation>,
     pub(super) renew_at: Timestamp,
     pub(super) unverified: Vec<(OperationKey, super::read::ReadResult)>,
+    pub(super) pace: Pace,
     pub(super) counters: Counters,
     pub(super) actions: VecDeque<Action>,
 }
@@ -154,6 +156,7 @@ impl Group {
             recovered_from: Vec::new(),
             renew_at: now,
             unverified: Vec::new(),
+            pace: Pace::new(),
             counters: Counters::default(),
             actions: VecDeque::new(),
             config,

@@ -21,10 +21,8 @@ use super::interface::Output;
 use super::open::RECOVER_BLOCKS_MAX;
 use super::pending::Purpose;
 
-/// Pulls under way to one brick.
-const PULLS_MAX: usize = 4;
-/// Blocks of one pull: bounds how long a write to one of them waits.
-const PULL_BLOCKS_MAX: usize = 512;
+/// Pulls under way to one brick: many small ones where few blocks of many shards are listed.
+const PULLS_MAX: usize = 16;
 /// Pause after a heal that failed; doubles up to [`HEAL_PAUSE_MAX`].
 const HEAL_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between attempts to heal a brick.
@@ -162,7 +160,8 @@ impl Group {
             if heal.stage != Stage::Copying || heal.pulls >= PULLS_MAX {
                 return;
             }
-            let Some((shard, blocks)) = self.next_pull(target) else { return };
+            let room = self.pace.next_pull(self.now, self.blocks_being_pulled());
+            let Some((shard, blocks)) = self.next_pull(target, room) else { return };
             let range = hull(&blocks);
             self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
             let pull = PullOperation { target, blocks, errand: Errand::Heal, sent: false };
@@ -170,9 +169,17 @@ impl Group {
         }
     }
 
-    /// Listed blocks that no pull is after yet.
-    fn next_pull(&self, target: BrickIndex) -> Option<(ShardIndex, BlockSet)> {
-        let heal = self.brick(target).heal.as_ref()?;
+    fn blocks_being_pulled(&self) -> usize {
+        let pulls = self.operations.values().filter_map(|operation| match &operation.kind {
+            Kind::Pull(pull) => Some(pull.blocks.count()),
+            _ => None,
+        });
+        pulls.sum()
+    }
+
+    /// Listed blocks that no pull is after yet, as many as there is `room` for.
+    fn next_pull(&self, target: BrickIndex, room: usize) -> Option<(ShardIndex, BlockSet)> {
+        let heal = self.brick(target).heal.as_ref().filter(|_| room > 0)?;
         for (shard, listed) in &heal.list {
             if self.is_to_be_repaired(heal.source, *shard) {
                 continue;
@@ -188,7 +195,7 @@ impl Group {
             // Nor is a pull ever in flight beside a write to the same blocks (rule I13).
             heal.unanswered(*shard).for_each(|blocks| left.remove_range(blocks));
             if !left.is_empty() {
-                return Some((*shard, first_blocks(&left)));
+                return Some((*shard, first_blocks(&left, room)));
             }
         }
         None
@@ -258,6 +265,7 @@ impl Group {
             }
             _ => return self.fail_pull(brick, key),
         }
+        self.pace.note_pull();
         self.counters.healed_blocks += u64::from(report.written_blocks);
         self.counters.compared_blocks += u64::from(report.compared_blocks);
         self.counters.heal_wire_bytes += report.wire_bytes;
@@ -530,10 +538,11 @@ impl Group {
     }
 }
 
-/// As many blocks as one pull may hold.
-pub(super) fn first_blocks(blocks: &BlockSet) -> BlockSet {
-    let (mut first, mut room) = (BlockSet::new(), PULL_BLOCKS_MAX as u16);
-    for run in blocks.runs(PULL_BLOCKS_MAX as u16) {
+/// As many of the blocks as there is `room` for.
+pub(super) fn first_blocks(blocks: &BlockSet, room: usize) -> BlockSet {
+    let mut room = u16::try_from(room).unwrap_or(u16::MAX);
+    let mut first = BlockSet::new();
+    for run in blocks.runs(room) {
         let count = run.count.min(room);
         first.insert_range(BlockRange::new(run.first, count));
         room -= count;

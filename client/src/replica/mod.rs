@@ -26,6 +26,7 @@ mod interface;
 mod judge;
 mod lease;
 mod open;
+mod pace;
 mod pending;
 pub mod proposer;
 mod read;

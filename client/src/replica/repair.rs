@@ -23,6 +23,8 @@ use super::pending::Purpose;
 
 /// Shards with blocks to repair that are remembered; further ones are met again.
 const REPAIRS_MAX: usize = 1024;
+/// Blocks of one repair.
+const REPAIR_BLOCKS_MAX: usize = 512;
 /// Repairs under way.
 const REPAIRS_IN_FLIGHT_MAX: usize = 4;
 /// Pause after a repair that failed; doubles up to [`RETRY_PAUSE_MAX`].
@@ -100,7 +102,8 @@ impl Group {
                 && !self.pulls_in(*shard)
                 && !self.suspect.contains_key(shard)
         });
-        due.next().map(|((brick, shard), repair)| (*brick, *shard, first_blocks(&repair.blocks)))
+        due.next()
+            .map(|((brick, shard), repair)| (*brick, *shard, first_blocks(&repair.blocks, REPAIR_BLOCKS_MAX)))
     }
 
     /// Whether a pull of the shard's blocks is under way.
