@@ -252,6 +252,30 @@ fn copies_that_differ_are_left_alone_while_nobody_knows_better() {
     assert_nothing_is_forgotten(&mut cluster, &newer);
 }
 
+/// scrub: the arbiter was killed and learns anew, while the copy that it would ask first is the one that forgot. It must
+/// not learn from that, or the right copy would be outvoted and destroyed.
+#[test]
+fn an_arbiter_that_learns_anew_takes_no_side() {
+    let (mut cluster, newer) = forgetful(D1);
+    cluster.bricks[ARBITER].kill();
+    cluster.bricks[ARBITER].start();
+    let outcome = cluster.ctl(&["scrub", "vm", "--json"]);
+    assert!(outcome.stdout.contains("\"repaired_blocks\":0"), "{}", outcome.stdout);
+    outcome.refused(&["300 blocks stay bad"]);
+    cluster.bricks[D1].stop();
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for block in &newer {
+        let offset = block * BLOCK_BYTES as u64;
+        assert_eq!(
+            client.read(offset, BLOCK_BYTES).expect("read"),
+            pattern::blocks(offset, 1, 2),
+            "block {block}"
+        );
+    }
+    server.close();
+}
+
 /// arbiter: it was away while blocks were written, and a clean stop and start later it knows them all: a copy that
 /// forgets them afterwards is found out.
 #[test]

@@ -8,6 +8,9 @@ use crate::limits::BLOCK_SIZE;
 /// CRC32C of a block of zeros.
 pub const ZERO_BLOCK_CRC: u32 = 0x98f9_4189;
 
+/// In a `DummyWrite`: nobody knows what the block holds. One block in four billion has this CRC; it isn't watched.
+pub const UNKNOWN_CRC: u32 = !ZERO_BLOCK_CRC;
+
 /// CRC32C (Castagnoli, iSCSI) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)

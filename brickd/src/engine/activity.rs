@@ -179,6 +179,12 @@ impl ActivityLog {
         self.table(lane).active.insert((shard.image, shard.shard), entry);
     }
 
+    /// The size of an active shard, bytes.
+    pub(super) fn shard_bytes(&self, lane: LaneIndex, key: ShardKey) -> Option<u64> {
+        let table = &self.tables[usize::from(lane.0 / self.cores)];
+        table.active.get(&key).map(|entry| 1 << entry.shard_shift)
+    }
+
     /// Holds a shard that is active.
     fn hold(&mut self, lane: LaneIndex, key: ShardKey) -> bool {
         let at = self.tick();

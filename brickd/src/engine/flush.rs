@@ -75,6 +75,11 @@ impl Syncs {
             || self.lost_directories.contains(&(image, lane))
     }
 
+    /// Whether a new name in the lane's directory may be lost.
+    pub(super) fn is_directory_lost(&self, image: ImageUuid, lane: LaneIndex) -> bool {
+        self.lost_directories.contains(&(image, lane))
+    }
+
     /// These blocks may be lost, however well they read.
     pub(super) fn must_be_written_again(&mut self, key: ShardKey, blocks: &BlockSet) {
         self.must_rewrite.entry(key).or_default().insert_all(blocks);

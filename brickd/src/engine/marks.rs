@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
+use brick_wire::{ImageUuid, LaneIndex, Role, ShardIndex};
 
 use super::{Engine, ShardKey, Token};
 
@@ -57,6 +57,11 @@ impl Engine {
     /// A start that found the mark: every dirty block of these images has to be written again.
     pub(super) fn load_marks(&mut self, images: &[ImageUuid]) {
         for image in images {
+            if self.config.role == Role::Arbiter {
+                // The name of a new file may be lost, and with it what is known of a shard.
+                self.dirty.set_inexact(*image);
+                continue;
+            }
             let shards: Vec<_> = self.dirty.shards_from(*image, ShardIndex(0)).collect();
             // A shard without a file lost nothing: it reads as zeros, and no pull would ever write it.
             for (shard, blocks) in

@@ -144,6 +144,9 @@ impl Engine {
     pub(super) fn suspect(&mut self, id: ConnectionId, header: &Header) -> Outcome {
         let attach = self.attached(id, header.image)?;
         let target = self.target_of(attach, header)?;
+        if self.fences.record(attach.image).is_none() {
+            return Err(Status::NotFound);
+        }
         let shards = self.bad_blocks.suspicions.entry(attach.image).or_default();
         if shards.len() >= BAD_SHARDS_MAX && !shards.contains_key(&header.shard) {
             return Err(Status::Busy);

@@ -331,8 +331,8 @@ impl Engine {
 
     /// Records blocks at once if the shard's page is here and nobody uses the blocks; `false` if that takes a task.
     pub(super) fn record_at_once(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> bool {
-        let loaded = self.witness.pages.get(&key).is_some_and(|page| page.loading.is_none());
-        if !loaded || self.claims.is_claimed(key, blocks) {
+        let fits = |page: &Page| page.loading.is_none() && usize::from(blocks.end()) <= page.slots.len();
+        if !self.witness.pages.get(&key).is_some_and(fits) || self.claims.is_claimed(key, blocks) {
             return false;
         }
         self.witness.hold(key);
@@ -348,6 +348,10 @@ impl Engine {
             return true;
         }
         let Target { key, shard_bytes, .. } = task.target;
+        if self.is_of_other_size(key, shard_bytes) {
+            self.fail_task(token, Status::Invalid);
+            return false;
+        }
         if self.witness.distrusted.remove(&key) {
             self.witness.insert_unknown(key, shard_bytes);
         }
@@ -372,6 +376,15 @@ impl Engine {
                 true
             }
         }
+    }
+
+    /// Whether the shard is known with another size: one of two clients is wrong about the image.
+    fn is_of_other_size(&self, key: ShardKey, shard_bytes: u64) -> bool {
+        let known = match self.witness.pages.get(&key) {
+            Some(page) => Some((page.slots.len() as u64) << BLOCK_SHIFT),
+            None => self.activity.shard_bytes(self.lane_of(key), key),
+        };
+        known.is_some_and(|known| known != shard_bytes)
     }
 
     /// Reads a block of the page, as an operation of the task that wants it first; `false` if that has to wait.
@@ -491,6 +504,9 @@ impl Engine {
             unreachable!("the caller wrote a page")
         };
         let key = task.target.key;
+        // A file whose name may be lost is no page at all.
+        let named = self.config.role == Role::Data || !self.syncs.is_directory_lost(key.0, self.lane_of(key));
+        let good = good && named;
         if good {
             let page = self.witness.pages.get_mut(&key).expect("held by the task");
             page.saved_at = page.saved_at.max(at);

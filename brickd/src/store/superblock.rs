@@ -26,7 +26,7 @@ use crate::engine::Membership;
 /// In the brick's directory.
 pub const FILE_NAME: &str = "superblock";
 /// The format of the whole directory, written by this code.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// First bytes of each copy.
 pub const MAGIC: [u8; 8] = *b"BRICKDIR";
 /// Size of one copy.

@@ -108,6 +108,12 @@ impl FlushState {
         self.stale_bits = true;
     }
 
+    /// A pull wrote into a copy of S: that has to be flushed like a write.
+    pub(super) fn note_pulled(&mut self) {
+        self.completed_writes += 1;
+        self.stale_bits = true;
+    }
+
     /// A brick entered S, or came back to the epoch after a CLEAN that it may have missed: its bits may be cleaned.
     pub(super) fn note_bits_left(&mut self) {
         self.stale_bits = true;

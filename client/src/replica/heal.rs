@@ -287,6 +287,9 @@ impl Group {
             if !report.unvouched.is_empty() {
                 return self.give_up_pull(brick, key);
             }
+            if report.written_blocks > 0 {
+                self.flush.note_pulled();
+            }
             self.note_equalized(brick, shard, &blocks);
             return self.finish(key, Ok(Output::Done));
         };

@@ -325,6 +325,10 @@ pub struct Report {
     pub in_sync: BrickSet,
     /// Arbiters with the CRC of every completed write.
     pub vouching: BrickSet,
+    /// Blocks whose CRCs arbiters may still lack.
+    pub blocks_to_vouch: u64,
+    /// Bricks that may not vote.
+    pub blank: BrickSet,
     /// Bricks whose link is up.
     pub connected: BrickSet,
     /// Blocks still to heal, over all bricks being healed.

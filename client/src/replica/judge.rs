@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 
 use brick_wire::body::{DirtyPage, VerifyReply};
-use brick_wire::checksum::ZERO_BLOCK_CRC;
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::limits::DATA_BLOCKS_MAX;
@@ -62,7 +61,9 @@ impl Group {
     /// Judges what is suspicious, one run of blocks at a time.
     pub(super) fn progress_judging(&mut self) {
         let judging = self.operations.values().any(|operation| matches!(operation.kind, Kind::Judge(_)));
-        if self.change.is_some() || !matches!(self.phase, Phase::Serving) || judging {
+        // An arbiter that is being caught up may know soon.
+        let waits = judging || self.change.is_some() || self.is_catching_up();
+        if waits || !matches!(self.phase, Phase::Serving) {
             return;
         }
         let Some((shard, blocks)) = self.suspicions.iter_mut().next() else { return };
@@ -106,14 +107,7 @@ impl Group {
     /// A witness answered.
     pub(super) fn handle_testimony(&mut self, brick: BrickIndex, key: OperationKey, reply: &Frame) {
         let Some(blocks) = self.operations.get(&key).map(|operation| operation.blocks) else { return };
-        let verified = VerifyReply::from_bytes(&reply.aux).ok().filter(|_| reply.header.status == Status::Ok);
-        let Some(mut verified) = verified else { return self.undo_judge(key) };
-        if reply.header.flags.contains(Flags::ZEROES) {
-            verified.crcs = vec![ZERO_BLOCK_CRC; usize::from(blocks.count)];
-        }
-        if verified.crcs.len() != usize::from(blocks.count) {
-            return self.reset_link(brick, "it verified other blocks than it was asked for");
-        }
+        let Some(verified) = self.read_verified(brick, blocks, reply) else { return self.undo_judge(key) };
         let Some(judge) = self.judge_mut(key) else { return };
         judge.answers.insert(brick, verified);
         if judge.answers.len() == judge.asked.count() {
@@ -138,6 +132,18 @@ impl Group {
             self.admit(None, Kind::Pull(PullOperation::judged(target, source, wrong)), shard, range);
         }
         self.finish(key, Ok(Output::Done));
+    }
+
+    /// An arbiter vouches no more: what it said before counts for nothing. The blocks are judged again.
+    pub(super) fn adjourn(&mut self, arbiter: BrickIndex) {
+        let asked = |kind: &Kind| matches!(kind, Kind::Judge(judge) if judge.asked.contains(arbiter));
+        let operations = self.operations.iter().filter(|(_, operation)| asked(&operation.kind));
+        let operations: Vec<_> =
+            operations.map(|(key, operation)| (*key, operation.shard, operation.blocks)).collect();
+        for (key, shard, blocks) in operations {
+            self.suspicions.entry(shard).or_default().insert_range(blocks);
+            self.finish(key, Ok(Output::Done));
+        }
     }
 
     /// Somebody won't answer: the next scrub finds the blocks again.

@@ -143,8 +143,7 @@ impl Group {
     pub(super) fn count_repaired(&mut self, report: &PullReport) {
         self.counters.repaired_blocks += u64::from(report.written_blocks);
         if report.written_blocks > 0 {
-            // What was written has to be flushed, like a write.
-            self.flush.note_bits_left();
+            self.flush.note_pulled();
         }
     }
 

@@ -128,6 +128,8 @@ impl Group {
             epoch: self.record.as_ref().map_or(Epoch::ZERO, |record| record.epoch),
             in_sync,
             vouching: self.vouching(),
+            blocks_to_vouch: self.blocks_to_vouch(),
+            blank: self.blank(),
             connected: self.bricks_where(|brick| brick.link.is_some()),
             blocks_to_heal: heals.map(|heal| heal.listed_blocks()).sum(),
             healed_blocks: self.counters.healed_blocks,

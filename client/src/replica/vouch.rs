@@ -4,8 +4,9 @@
 //! An arbiter isn't in S, and writes complete without it. What it missed keeps its dirty bits on the data bricks, because
 //! nothing is cleaned (rule I6) unless every arbiter vouches, for the writes in question too. So whoever comes next
 //! finds there what the arbiter may lack, and *catches it up* under the lease: the blocks that S or the arbiter itself
-//! lists are read on a good copy, and their CRCs go to the arbiter like those of a write, under the same claims (I13).
-//! A session begins with that, and so does the return of an arbiter's link. A write that an arbiter hasn't answered
+//! lists are read on every copy of S, and where all agree their CRCs go to the arbiter like those of a write, under the
+//! same claims (I13). Where copies differ, or one can't vouch for itself and no other can, the arbiter is told that
+//! nobody knows: it must not learn a wrong CRC from the copy that is wrong, which would then be taken for right. A session begins with that, and so does the return of an arbiter's link. A write that an arbiter hasn't answered
 //! when it completes is *late*: bits of its generation are kept until the answer is there.
 //!
 //! A crash of an arbiter makes it forget CRCs, but it knows which: those it doesn't vouch for by itself.
@@ -13,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use brick_wire::body::{VerifyReply, put_crcs};
-use brick_wire::checksum::ZERO_BLOCK_CRC;
+use brick_wire::checksum::{UNKNOWN_CRC, ZERO_BLOCK_CRC};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::limits::DATA_BLOCKS_MAX;
@@ -45,11 +46,12 @@ pub(super) struct Vouch {
     late: BTreeMap<OperationKey, Generation>,
 }
 
-/// The CRCs of a run of blocks on their way from a good copy to an arbiter.
+/// The CRCs of a run of blocks on their way from the copies of S to an arbiter.
 #[derive(Debug)]
 pub(super) struct CopyOperation {
     arbiter: BrickIndex,
-    sent: bool,
+    asked: BrickSet,
+    answers: BTreeMap<BrickIndex, VerifyReply>,
 }
 
 impl Group {
@@ -59,6 +61,10 @@ impl Group {
             return;
         }
         for arbiter in self.config.arbiters().iter() {
+            if matches!(self.phase, Phase::Closing) && self.is_far_behind(arbiter) {
+                // The next session's, or an agent's.
+                self.stop_vouching(arbiter);
+            }
             if self.should_catch_up(arbiter)
                 && let Some(source) = self.in_sync().intersection(self.ready()).first()
             {
@@ -66,6 +72,12 @@ impl Group {
             }
             self.pump_copies(arbiter);
         }
+    }
+
+    /// Whether catching up takes more than moments.
+    fn is_far_behind(&self, arbiter: BrickIndex) -> bool {
+        let heal = self.brick(arbiter).vouch.catching_up.as_ref();
+        heal.is_some_and(|heal| heal.stage == Stage::Copying && heal.listed_blocks() > RECOVER_BLOCKS_MAX)
     }
 
     fn should_catch_up(&self, arbiter: BrickIndex) -> bool {
@@ -94,7 +106,12 @@ impl Group {
             }
             let Some((shard, blocks)) = self.next_copy(arbiter) else { return };
             self.catching_up(arbiter).expect("checked above").pulls += 1;
-            self.admit(None, Kind::Copy(CopyOperation { arbiter, sent: false }), shard, blocks);
+            self.admit(
+                None,
+                Kind::Copy(CopyOperation { arbiter, asked: BrickSet::EMPTY, answers: BTreeMap::new() }),
+                shard,
+                blocks,
+            );
         }
     }
 
@@ -114,50 +131,40 @@ impl Group {
     }
 
     pub(super) fn drive_copy(&mut self, key: OperationKey) {
-        let operation = &self.operations[&key];
-        let Kind::Copy(CopyOperation { arbiter, sent }) = operation.kind else {
-            unreachable!("driven as a copy")
-        };
-        let (shard, blocks) = (operation.shard, operation.blocks);
-        if sent || !self.may_send() {
+        let Some((arbiter, shard, blocks)) = self.copy(key) else { unreachable!("driven as a copy") };
+        if !self.copy_mut(key).expect("just found").asked.is_empty() || !self.may_send() {
             return;
         }
         let Some(source) = self.brick(arbiter).vouch.catching_up.as_ref().map(|heal| heal.source) else {
             return self.finish(key, Ok(Output::Done));
         };
-        let good = self.in_sync().intersection(self.ready());
-        if !good.contains(source) || !self.ready().contains(arbiter) {
+        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        if !copies.contains(source) || !self.ready().contains(arbiter) {
             return self.stop_vouching(arbiter);
         }
-        self.note_copy_sent(key);
-        let mut header = self.data_header(Opcode::Verify);
-        (header.shard, header.blocks) = (shard, blocks);
-        self.send(source, self.core_for(source, shard), header, Purpose::CopyRead(key));
-    }
-
-    fn note_copy_sent(&mut self, key: OperationKey) {
-        if let Some(Kind::Copy(copy)) = self.operations.get_mut(&key).map(|operation| &mut operation.kind) {
-            copy.sent = true;
+        self.copy_mut(key).expect("just found").asked = copies;
+        for copy in copies.iter() {
+            let mut header = self.data_header(Opcode::Verify);
+            (header.shard, header.blocks) = (shard, blocks);
+            self.send(copy, self.core_for(copy, shard), header, Purpose::CopyRead(key));
         }
     }
 
-    /// The source's answer: its CRCs go to the arbiter.
-    pub(super) fn handle_copy_read(&mut self, source: BrickIndex, key: OperationKey, reply: &Frame) {
+    /// A copy's answer; the last one sends the CRCs to the arbiter.
+    pub(super) fn handle_copy_read(&mut self, copy: BrickIndex, key: OperationKey, reply: &Frame) {
         let Some((arbiter, shard, blocks)) = self.copy(key) else { return };
-        let verified = VerifyReply::from_bytes(&reply.aux).ok().filter(|_| reply.header.status == Status::Ok);
-        let Some(verified) = verified else { return self.stop_vouching(arbiter) };
-        let crcs = match reply.header.flags.contains(Flags::ZEROES) {
-            true => vec![ZERO_BLOCK_CRC; usize::from(blocks.count)],
-            false => verified.crcs,
+        let Some(verified) = self.read_verified(copy, blocks, reply) else {
+            return self.stop_vouching(arbiter);
         };
         if !verified.bad.is_empty() {
-            // To be repaired first.
-            self.note_bad_blocks(source, shard, &verified.bad);
-            return self.stop_vouching(arbiter);
+            self.note_bad_blocks(copy, shard, &verified.bad);
         }
-        if crcs.len() != usize::from(blocks.count) {
-            return self.reset_link(source, "it verified other blocks than it was asked for");
+        let Some(operation) = self.copy_mut(key) else { return };
+        operation.answers.insert(copy, verified);
+        if operation.answers.len() < operation.asked.count() {
+            return;
         }
+        let crcs = agreed(blocks, &operation.answers);
         if !self.may_send() || !self.ready().contains(arbiter) {
             return self.stop_vouching(arbiter);
         }
@@ -166,6 +173,28 @@ impl Group {
         let aux = put_crcs(&mut header, &crcs);
         let core = self.core_for(arbiter, shard);
         self.send_frame(arbiter, core, Frame::new(header, aux, Bytes::new()), Purpose::CopyWrite(key));
+    }
+
+    /// What a brick says of blocks, with the CRCs of zeros for a shard that doesn't exist. A peer that sends nonsense
+    /// loses its link.
+    pub(super) fn read_verified(
+        &mut self,
+        brick: BrickIndex,
+        blocks: BlockRange,
+        reply: &Frame,
+    ) -> Option<VerifyReply> {
+        let mut verified =
+            VerifyReply::from_bytes(&reply.aux).ok().filter(|_| reply.header.status == Status::Ok)?;
+        if reply.header.flags.contains(Flags::ZEROES) {
+            verified.crcs = vec![ZERO_BLOCK_CRC; usize::from(blocks.count)];
+        }
+        let shard_blocks = usize::from(self.config.shard_blocks());
+        let fits = verified.bad.end().max(verified.unknown.end()) <= shard_blocks;
+        if !fits || verified.crcs.len() != usize::from(blocks.count) {
+            self.reset_link(brick, "it verified other blocks than it was asked for");
+            return None;
+        }
+        Some(verified)
     }
 
     pub(super) fn handle_copy_written(&mut self, key: OperationKey, reply: Header) {
@@ -187,6 +216,13 @@ impl Group {
         }
     }
 
+    fn copy_mut(&mut self, key: OperationKey) -> Option<&mut CopyOperation> {
+        match &mut self.operations.get_mut(&key)?.kind {
+            Kind::Copy(copy) => Some(copy),
+            _ => None,
+        }
+    }
+
     fn copy(&self, key: OperationKey) -> Option<(BrickIndex, ShardIndex, BlockRange)> {
         let operation = self.operations.get(&key)?;
         let Kind::Copy(copy) = &operation.kind else { return None };
@@ -201,7 +237,10 @@ impl Group {
     /// follows on the same connection.
     pub(super) fn stop_vouching(&mut self, arbiter: BrickIndex) {
         let vouch = &mut self.brick_mut(arbiter).vouch;
-        vouch.complete = false;
+        if std::mem::replace(&mut vouch.complete, false) {
+            self.adjourn(arbiter);
+        }
+        let vouch = &mut self.brick_mut(arbiter).vouch;
         if vouch.catching_up.take().is_none() {
             return;
         }
@@ -271,14 +310,20 @@ impl Group {
     }
 
     /// Whether a session that closes waits for an arbiter: for its answers, and to be caught up where that takes
-    /// moments, or is what the session is for.
+    /// moments.
     pub(super) fn waits_for_arbiter(&self) -> bool {
-        let heals = self.config.purpose.heals();
-        self.bricks.iter().any(|brick| {
-            let vouch = &brick.vouch;
-            let short = |heal: &Heal| heals || heal.listed_blocks() <= RECOVER_BLOCKS_MAX;
-            !vouch.late.is_empty() || vouch.catching_up.as_ref().is_some_and(short)
-        })
+        self.bricks.iter().any(|brick| !brick.vouch.late.is_empty() || brick.vouch.catching_up.is_some())
+    }
+
+    /// Blocks whose CRCs arbiters that are being caught up may lack.
+    pub(super) fn blocks_to_vouch(&self) -> u64 {
+        let heals = self.bricks.iter().filter_map(|brick| brick.vouch.catching_up.as_ref());
+        heals.map(|heal| heal.listed_blocks()).sum()
+    }
+
+    /// Whether an arbiter is there that doesn't vouch yet.
+    pub(super) fn is_catching_up(&self) -> bool {
+        !self.config.arbiters().intersection(self.ready()).is_subset_of(self.vouching())
     }
 
     /// When an arbiter that has to be caught up may be.
@@ -288,5 +333,34 @@ impl Group {
             !brick.vouch.complete && brick.vouch.catching_up.is_none() && self.suspect.is_empty()
         });
         waiting.map(|brick| brick.heal_after).min()
+    }
+}
+
+/// The CRCs in which all copies agree that can vouch for the block, one at least; elsewhere that of a block nobody knows.
+fn agreed(blocks: BlockRange, answers: &BTreeMap<BrickIndex, VerifyReply>) -> Vec<u32> {
+    let crc = |(index, block): (usize, u16)| {
+        let mut good = answers.values().filter(|answer| !answer.bad.contains(block));
+        match good.next().map(|answer| answer.crcs[index]) {
+            Some(crc) if good.all(|other| other.crcs[index] == crc) => crc,
+            _ => UNKNOWN_CRC,
+        }
+    };
+    blocks.iter().enumerate().map(crc).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arbiter_learns_only_what_every_copy_says() {
+        let said = |crcs: &[u32]| VerifyReply { crcs: crcs.to_vec(), ..VerifyReply::default() };
+        let rotten = VerifyReply { bad: BlockRange::new(2, 2).into(), ..said(&[1, 2, 9]) };
+        let answers = BTreeMap::from([(BrickIndex(0), said(&[1, 2, 4])), (BrickIndex(1), said(&[7, 2, 4]))]);
+        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [UNKNOWN_CRC, 2, 4]);
+        let answers = BTreeMap::from([(BrickIndex(0), said(&[1, 2, 4])), (BrickIndex(1), rotten.clone())]);
+        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [1, 2, 4]);
+        let answers = BTreeMap::from([(BrickIndex(1), rotten)]);
+        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [1, UNKNOWN_CRC, UNKNOWN_CRC]);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use brick_wire::Role;
 use brick_wire::body::ImageStatus;
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::register::ImageValue;
@@ -119,7 +120,7 @@ impl Volume {
         sessions: &mut Vec<Session>,
         watch: &mut impl FnMut(&HealProgress),
     ) -> Result<ImageHealth, VolumeError> {
-        let mut last = (0, u64::MAX);
+        let mut last = (0, u64::MAX, 0);
         let mut moved_at = Instant::now();
         let mut tried_at = None;
         loop {
@@ -130,7 +131,10 @@ impl Volume {
             let of_state = |state| health.bricks.iter().filter(move |brick| brick.state == state);
             let reports: Vec<_> = sessions.iter().map(Session::report).collect();
             let caught_up = tried_at.is_none_or(|at| self.has_caught_up(value, &reports, at));
-            if of_state(BrickState::Stale).count() == 0 && caught_up {
+            let stale = |role| of_state(BrickState::Stale).filter(move |brick| brick.role == role).count();
+            // A session catches arbiters up; one that may not vote can't be.
+            let arbiters_done = caught_up && (tried_at.is_some() || stale(Role::Arbiter) == 0);
+            if stale(Role::Data) == 0 && arbiters_done {
                 let offline: Vec<&str> = of_state(BrickState::Offline)
                     .filter(|brick| brick.dirty_blocks > 0 || health.state != HealthState::Healthy)
                     .map(|brick| brick.address.as_str())
@@ -151,8 +155,9 @@ impl Volume {
                 *sessions = self.open_to_heal(value).await?;
                 tried_at = Some(Instant::now());
             }
-            if last != (healed, left) {
-                last = (healed, left);
+            let to_vouch: u64 = reports.iter().map(|report| report.blocks_to_vouch).sum();
+            if last != (healed, left, to_vouch) {
+                last = (healed, left, to_vouch);
                 moved_at = Instant::now();
             } else if moved_at.elapsed() > STUCK_AFTER {
                 let seconds = STUCK_AFTER.as_secs();

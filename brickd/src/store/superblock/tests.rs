@@ -34,7 +34,7 @@ fn bytes_are_as_documented() {
     let bytes = superblock.to_bytes();
     let mut expected = vec![
         b'B', b'R', b'I', b'C', b'K', b'D', b'I', b'R', // magic
-        2, 0, 0, 0, // format version
+        3, 0, 0, 0, // format version
         7, 0, 0, 0, // flags: blank, clean, stamped
         5, 0, 0, 0, 0, 0, 0, 0, // sequence
         9, 0, 0, 0, 0, 0, 0, 0, // start counter
@@ -126,7 +126,7 @@ fn refusals_say_why() {
     let error = SuperblockFile::open(path).unwrap_err().to_string();
     assert!(error.contains("brick's magic"), "{error}");
 
-    for (version, advice) in [(1, "format an empty directory"), (3, "newer brickd")] {
+    for (version, advice) in [(2, "format an empty directory"), (4, "newer brickd")] {
         let mut content = SuperblockFile::fresh(identity());
         content[8] = version;
         let crc = crc32c(&content[..CRC_OFFSET]);

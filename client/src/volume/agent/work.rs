@@ -97,7 +97,8 @@ impl Volume {
             if *stop.borrow() {
                 return Ok(Watched::Interrupted);
             }
-            if self.has_stale(value, &reports) {
+            // Healthy, and not done: an arbiter is being caught up.
+            if healthy || self.has_stale(value, &reports) {
                 stale_at = Instant::now();
             } else if stale_at.elapsed() >= self.config.brick_timeout {
                 // Those that are not in sync are away. If another one joined, that is all there was to do.
@@ -108,7 +109,7 @@ impl Volume {
             let now = (
                 sum(&reports, |report| report.healed_blocks),
                 sum(&reports, |report| report.compared_blocks),
-                sum(&reports, |report| report.blocks_to_heal),
+                sum(&reports, |report| report.blocks_to_heal + report.blocks_to_vouch),
             );
             if last != now {
                 (last, moved_at) = (now, Instant::now());
@@ -136,7 +137,9 @@ impl Volume {
         reports.iter().zip(&value.groups).all(|(report, group)| {
             let bricks =
                 (0..self.group(usize::from(*group)).bricks.len()).map(|index| BrickIndex(index as u8));
-            let awaited = |brick: &BrickIndex| !settled || report.connected.contains(*brick);
+            let there = report.connected.difference(report.blank);
+            let awaited =
+                |brick: &BrickIndex| there.contains(*brick) || (!settled && !report.blank.contains(*brick));
             let mut arbiters = bricks.filter(|brick| !self.is_data(*group, *brick)).filter(awaited);
             arbiters.all(|arbiter| report.vouching.contains(arbiter))
         })

@@ -92,6 +92,11 @@ impl Group {
                 }
             }
         }
+        self.tell().await
+    }
+
+    /// Tells a brick of the disputed blocks. What it has told a holder that died is told again.
+    async fn tell(&self) -> Result<(), VolumeError> {
         if let Some(copy) = self.copies.iter().find(|copy| copy.in_sync) {
             for (shard, blocks) in &self.disputed {
                 copy.suspect(*shard, blocks).await?;
@@ -121,7 +126,7 @@ impl Group {
                 self.disputed.insert(shard, still);
             }
         }
-        Ok(())
+        self.tell().await
     }
 }
 
