@@ -3,7 +3,7 @@
 use std::fs;
 
 use brick_wire::placement::lane_of;
-use brick_wire::{BlockRange, BlockSet, StartCounter};
+use brick_wire::{BlockRange, BlockSet, Role, StartCounter};
 
 use super::*;
 

@@ -108,6 +108,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (39, "ImageRemove"),
         (40, "Verify"),
         (41, "BadRead"),
+        (42, "Suspect"),
         (48, "Pull"),
         (49, "PullRead"),
     ];
@@ -185,7 +186,7 @@ fn each_field_out_of_bounds_has_its_error() {
         (0, b"HTTP", FrameError::Magic(u32::from_le_bytes(*b"HTTP"))),
         (4, &[2], FrameError::Version(2)),
         (5, &[8], FrameError::Opcode(8)),
-        (6, &[0, 0x02], FrameError::Flags(0x200)),
+        (6, &[0, 0x04], FrameError::Flags(0x400)),
         (40, &[0xff, 0x3f], FrameError::Blocks { first: 16383, count: 2 }),
         (40, &[0, 0, 0x01, 0x01], FrameError::Blocks { first: 0, count: 257 }),
         (44, &[4, 0, 0, 0], FrameError::AuxLength(4)),
