@@ -29,4 +29,9 @@ pub use config::{ConfigError, Group, Meaning, VolumeConfig};
 pub use driver::connection::ConnectError;
 pub use image::{Extent, Image, ImageError};
 pub use name::{ImageName, NameError};
-pub use volume::{AgentEvent, AgentOptions, BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice, GroupUsage, HEALS_MAX, HealMemory, HealOutcome, HealProgress, HealthState, ImageHealth, ImageInfo, OpenOptions, Replacement, ReplacementState, ScrubOptions, ScrubOutcome, ScrubProgress, Volume, VolumeError, VolumeUsage};
+pub use volume::{
+    AgentEvent, AgentOptions, BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice,
+    GroupUsage, HEALS_MAX, HealMemory, HealOutcome, HealProgress, HealthState, ImageHealth, ImageInfo,
+    OpenOptions, Replacement, ReplacementState, ScrubOptions, ScrubOutcome, ScrubProgress, Volume,
+    VolumeError, VolumeUsage,
+};

@@ -7,9 +7,7 @@ use crate::blocks::BlockSet;
 use crate::cursor::{Body, BodyError, Put, Reader};
 use crate::header::Header;
 use crate::ids::{BootUuid, BrickUuid, Epoch, ImageUuid, Incarnation, ShardIndex, StartCounter};
-use crate::limits::{
-    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN,
-};
+use crate::limits::{ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN};
 use crate::register::{put_epoch, read_epoch};
 
 mod membership;

@@ -126,7 +126,10 @@ mod tests {
         assert!(!known.merge(&floors(&[(1, 3)])) && known.merge(&floors(&[(1, 3), (2, 1)])));
         assert_eq!(known, floors(&[(1, 6), (2, 1)]));
         assert!(known.is_retired(brick, StartCounter(5)) && !known.is_retired(brick, StartCounter(6)));
-        assert!(!known.is_retired(BrickUuid::from_bytes([3; 16]), StartCounter(0)), "no floor, no retirement");
+        assert!(
+            !known.is_retired(BrickUuid::from_bytes([3; 16]), StartCounter(0)),
+            "no floor, no retirement"
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ use brick_wire::{BrickUuid, Floors, Header, StartCounter, Status, VolumeUuid};
 
 use super::requests::Outcome;
 use super::{
-    Action, ConnectionId, CoreMessage, DiskRequest, Engine, EngineConfig, Membership, Purpose, Standing, Token,
+    Action, ConnectionId, CoreMessage, DiskRequest, Engine, EngineConfig, Membership, Purpose, Standing,
+    Token,
 };
 
 #[derive(Clone, Debug)]

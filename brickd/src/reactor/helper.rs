@@ -169,7 +169,9 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
         HelperRequest::Adopt(brick, membership, start) => {
             let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
             store::write_adoption(&mut superblock, brick, membership, start)?;
-            info!("this brick takes the place of brick {brick}, whose disk is lost, and starts again as that one");
+            info!(
+                "this brick takes the place of brick {brick}, whose disk is lost, and starts again as that one"
+            );
             Ok(())
         }
         HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.incarnation, &maps),

@@ -309,8 +309,7 @@ impl SuperblockFile {
         start: StartCounter,
     ) -> Result<(), StoreError> {
         let (membership, floors) = (Some(membership), Floors::default());
-        let identity =
-            Identity { brick, membership, blank: true, floors, ..self.current.identity.clone() };
+        let identity = Identity { brick, membership, blank: true, floors, ..self.current.identity.clone() };
         self.write(Superblock { identity, start, ..self.current.clone() })?;
         self.write(self.current.clone())
     }

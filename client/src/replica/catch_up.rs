@@ -202,7 +202,7 @@ impl Group {
                 self.reset_link(brick, "another brick has taken its place");
             }
         }
-        self.expel_retired_copies();
+        self.expel_old_copies();
     }
 
     /// The bricks of a record's S whose copy is that of a retired life: who took the place has none. (A start of 0 is
@@ -215,12 +215,12 @@ impl Group {
         record.in_sync.iter().filter(retired).collect()
     }
 
-    /// Has such copies leave S, although nobody waits for them.
-    pub(super) fn expel_retired_copies(&mut self) {
+    /// Has such copies, and those of blank bricks, leave S, although nobody waits for them. A link may have come up, or a
+    /// floor been told, while the record was being decided.
+    pub(super) fn expel_old_copies(&mut self) {
         let Some(record) = &self.record else { return };
-        for brick in self.retired_copies(record).iter() {
-            self.expel_blank(brick);
-        }
+        let old = self.retired_copies(record).union(self.blank().intersection(record.in_sync));
+        old.iter().for_each(|brick| self.expel_blank(brick));
     }
 
     /// Tells a brick that it is blank: it won't vote again before it has learned its registers.

@@ -413,7 +413,7 @@ impl Group {
         let outside = self.bricks_where(|brick| brick.lost_memory).difference(record.in_sync);
         outside.iter().for_each(|brick| self.brick_mut(brick).lost_memory = false);
         self.record = Some(record);
-        self.expel_retired_copies();
+        self.expel_old_copies();
         if let Some(brick) = left_out {
             self.stop_heal(brick);
         }

@@ -128,9 +128,9 @@ impl Volume {
         floors: &Floors,
     ) -> Result<(), VolumeError> {
         let own = control.welcome.brick;
-        let unknown = floors.iter().filter(|(brick, floor)| {
-            *brick != own && *floor > control.welcome.floors.of(*brick)
-        });
+        let unknown = floors
+            .iter()
+            .filter(|(brick, floor)| *brick != own && *floor > control.welcome.floors.of(*brick));
         let unknown: Vec<_> = unknown.collect();
         if unknown.is_empty() {
             return Ok(());
@@ -158,7 +158,10 @@ impl Volume {
     }
 
     /// The images with a record in the group, as a majority knows it.
-    pub(super) async fn images_in(&self, reached: &Reached) -> Result<Vec<(ImageValue, EpochRecord)>, VolumeError> {
+    pub(super) async fn images_in(
+        &self,
+        reached: &Reached,
+    ) -> Result<Vec<(ImageValue, EpochRecord)>, VolumeError> {
         let mut images = Vec::new();
         for (key, state) in reached.list(RegisterKind::Epoch).await? {
             let RegisterKey::Epoch(image) = key else { continue };

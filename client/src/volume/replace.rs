@@ -165,7 +165,9 @@ impl Volume {
         };
         match (place(old), place(new)) {
             (Some((group, index)), other) if old == new || other.is_none() => Ok((group, index, false)),
-            (Some(_), _) => Err(bad(new, "it is one of the volume's bricks; format an empty directory for a new one")),
+            (Some(_), _) => {
+                Err(bad(new, "it is one of the volume's bricks; format an empty directory for a new one"))
+            }
             (None, Some((group, index))) => Ok((group, index, true)),
             (None, None) => Err(VolumeError::NoSuchBrick(old.to_owned())),
         }
@@ -187,8 +189,10 @@ impl Volume {
     ) -> Result<Floors, VolumeError> {
         let refuse = |reason: String| VolumeError::CannotReplace { address: plan.old.clone(), reason };
         let group = self.group(plan.group);
-        let others: BrickSet =
-            (0..controls.len()).filter(|index| *index != plan.index).map(|index| BrickIndex(index as u8)).collect();
+        let others: BrickSet = (0..controls.len())
+            .filter(|index| *index != plan.index)
+            .map(|index| BrickIndex(index as u8))
+            .collect();
         if !group.quorum.is_reached_by(others, controls.len()) {
             return Err(refuse(
                 "the other bricks of its group are no quorum without it, so nobody can say what it has promised; \
@@ -219,7 +223,11 @@ impl Volume {
     }
 
     /// Whether the brick at the new address is an empty one, or has taken the place already.
-    async fn look_at_new(&self, plan: &Replacement, floors: &Floors) -> Result<ReplacementState, VolumeError> {
+    async fn look_at_new(
+        &self,
+        plan: &Replacement,
+        floors: &Floors,
+    ) -> Result<ReplacementState, VolumeError> {
         let caller = self.operator(VolumeUuid::NIL);
         let control = Control::open(&plan.new, &caller, BrickUuid::NIL, CoreIndex(0)).await?;
         let welcome = &control.welcome;
@@ -260,7 +268,11 @@ impl Volume {
     }
 
     /// The highest start of the brick that any record of the group knows.
-    async fn highest_start(&self, plan: &Replacement, reached: &Reached) -> Result<StartCounter, VolumeError> {
+    async fn highest_start(
+        &self,
+        plan: &Replacement,
+        reached: &Reached,
+    ) -> Result<StartCounter, VolumeError> {
         let mut highest = StartCounter(0);
         for state in reached.list(RegisterKind::Epoch).await?.into_values() {
             if state.accepted == Epoch::ZERO {
@@ -303,8 +315,7 @@ impl Volume {
         let caller = self.operator(VolumeUuid::NIL);
         let control = Control::open(&plan.new, &caller, BrickUuid::NIL, CoreIndex(0)).await?;
         let members = self.group(plan.group).bricks.iter().map(|brick| brick.brick).collect();
-        let stamp =
-            Stamp { volume: self.config.volume, group: plan.group as u16, role: plan.role, members };
+        let stamp = Stamp { volume: self.config.volume, group: plan.group as u16, role: plan.role, members };
         let adopt = Adopt { brick: plan.brick, start: plan.floor, stamp };
         let reason = match control.ask(Opcode::Adopt, adopt.to_bytes()).await?.header.status {
             Status::Ok => return Ok(()),
@@ -341,9 +352,8 @@ impl Volume {
                 bricks.iter().flatten().filter_map(|images| images.get(&value.image)).collect();
             let newest = answers.iter().map(|answer| answer.accepted).max();
             let mut current = answers.iter().filter(|answer| Some(answer.accepted) == newest);
-            let is_held = |record: &EpochRecord| {
-                record.kind != RecordKind::Closed && !record.kind.is_preemptible()
-            };
+            let is_held =
+                |record: &EpochRecord| record.kind != RecordKind::Closed && !record.kind.is_preemptible();
             current.any(|answer| answer.lease_left_ms > 0 && answer.record.as_ref().is_some_and(is_held))
         })
     }

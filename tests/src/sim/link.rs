@@ -8,7 +8,9 @@ use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
 use brick_wire::limits::PROTOCOL_VERSION;
-use brick_wire::{BrickIndex, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId, SessionId, Status};
+use brick_wire::{
+    BrickIndex, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId, SessionId, Status,
+};
 use bytes::Bytes;
 
 use super::agenda::Happening;

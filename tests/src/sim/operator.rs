@@ -15,8 +15,8 @@ use brick_wire::handshake::{Hello, PeerKind};
 use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
-    BrickIndex, BrickSet, BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId, Role,
-    SessionId, Status, VolumeUuid,
+    BrickIndex, BrickSet, BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId,
+    Role, SessionId, Status, VolumeUuid,
 };
 use bytes::Bytes;
 
@@ -149,7 +149,9 @@ impl World {
     fn floors_without(&self, brick: BrickIndex) -> Floors {
         let mut floors = Floors::default();
         for other in self.bricks.iter().filter(|other| other.index != brick && !other.disk.blank) {
-            for (member, floor) in other.disk.floors.iter().filter(|(member, _)| *member != self.member(brick)) {
+            for (member, floor) in
+                other.disk.floors.iter().filter(|(member, _)| *member != self.member(brick))
+            {
                 floors.raise(member, floor);
             }
         }

@@ -38,8 +38,9 @@ impl World {
             let others = self.bricks.iter().filter(|other| other.index != *brick);
             // As the command demands: every other one is there, to be told.
             let mut told = others.clone();
-            told.all(|other| other.process.as_ref().is_some_and(|process| !process.stopping) && !other.vote_lost)
-                && self.bricks[usize::from(brick.0)].retired.is_none()
+            told.all(|other| {
+                other.process.as_ref().is_some_and(|process| !process.stopping) && !other.vote_lost
+            }) && self.bricks[usize::from(brick.0)].retired.is_none()
                 && self.may_lose_disk(*brick)
         };
         let eligible: Vec<BrickIndex> = bricks.iter().copied().filter(fresh).collect();
@@ -138,8 +139,8 @@ impl World {
             if !due || self.is_visited(brick) {
                 continue;
             }
-            if self.brick(brick).powered {
-                self.lose_power(brick);
+            if self.brick(brick).process.is_some() {
+                self.kill_brick(brick);
             }
             let state = self.brick(brick);
             let (right, starts, _) = state.mistaken.take().expect("looked at above");

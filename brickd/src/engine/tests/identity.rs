@@ -134,7 +134,11 @@ fn a_place_is_taken_by_nobody_who_is_or_holds_something() {
     let shards = vec![(image(), ShardIndex(0))];
     let mut full = Brick::new(vec![EngineConfig { membership: None, shards, ..config(7, 0, 1) }]);
     let operator = full.hello(operator_hello(VolumeUuid::NIL, 77));
-    assert_eq!(tell(&mut full, operator, Opcode::Adopt, adopt().to_bytes()), Status::Invalid, "it has shards");
+    assert_eq!(
+        tell(&mut full, operator, Opcode::Adopt, adopt().to_bytes()),
+        Status::Invalid,
+        "it has shards"
+    );
 
     let mut promised = unstamped();
     let operator = promised.hello(operator_hello(VolumeUuid::NIL, 77));
@@ -142,7 +146,11 @@ fn a_place_is_taken_by_nobody_who_is_or_holds_something() {
     let key = RegisterKey::Name("vm".to_owned()).to_bytes();
     let vote = promised.ask(operator, header, key, None).expect("answered");
     assert_eq!(vote.header.status, Status::Ok);
-    assert_eq!(tell(&mut promised, operator, Opcode::Adopt, adopt().to_bytes()), Status::Invalid, "a promise");
+    assert_eq!(
+        tell(&mut promised, operator, Opcode::Adopt, adopt().to_bytes()),
+        Status::Invalid,
+        "a promise"
+    );
 
     let mut member = Brick::single();
     let alice = member.connect(0, ALICE, 1);
