@@ -172,7 +172,8 @@ fn a_brick_is_reset_under_a_client() {
     let address = cluster.bricks[D2].address();
     cluster.ctl(&["volume", "reset-brick", &address, "--yes"]).refused(&["it is the brick itself"]);
     cluster.bricks[D2].kill();
-    cluster.bricks[D2].start_empty(cluster.path("new-disk"));
+    let new_disk = cluster.path("new-disk");
+    cluster.bricks[D2].start_empty(new_disk);
     write_mebibytes(&mut client, 2..4, 2);
     let answer = cluster.ctl(&["volume", "reset-brick", &address, "--yes", "--json"]).json();
     assert!((7 * MIB..=8 * MIB).contains(&copied_bytes(&answer)), "{answer}");

@@ -226,14 +226,14 @@ impl World {
     /// A brick that was taught is restarted until it counts more starts than the others' records know. (One
     /// that is on its way may know more: then it is declared blank again, and this starts over.)
     fn raise_starts(&mut self, brick: BrickIndex) {
-        if !self.brick(brick).taught {
-            return;
-        }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
         // Who took a lost one's place counts more from the start, and every session connected anew when it was taught.
         if self.brick(brick).retired.is_some() && self.brick(brick).starts > known {
             (self.brick(brick).restored, self.brick(brick).taught) = (false, false);
+            return;
+        }
+        if !self.brick(brick).taught {
             return;
         }
         // Once at least: a session whose link came up while the brick was blank doesn't count it until the
