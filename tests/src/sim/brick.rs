@@ -107,6 +107,8 @@ pub struct Brick {
     pub taught: bool,
     /// Its disk is lost: it stays down until an empty one has taken the place.
     pub lost: bool,
+    /// An empty disk took its place, and the operator isn't done with it.
+    pub fresh: bool,
     /// The disk whose place the present one took, and its count.
     pub retired: Option<(Disk, u64)>,
     /// That disk is back in its place, by mistake: the right one, its count, and until when.
@@ -144,6 +146,7 @@ impl Brick {
             restored_at: Timestamp::ZERO,
             taught: false,
             lost: false,
+            fresh: false,
             retired: None,
             mistaken: None,
             boots: 1,

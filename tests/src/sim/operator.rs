@@ -58,7 +58,7 @@ impl World {
         let now = self.agenda.now();
         let state = self.brick(brick);
         (state.disk, state.starts, state.restored_at) = (disk, starts, now);
-        (state.restored, state.taught) = (true, false);
+        (state.restored, state.taught, state.fresh) = (true, false, false);
         if was_running {
             let downtime = self.downtime();
             self.agenda.after(downtime, Happening::Start(brick));
@@ -104,6 +104,7 @@ impl World {
         self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
         self.go_on_replacing();
         self.undo_mistakes();
+        self.tempt_lost_disks();
         let needy = self.bricks.iter().find(|brick| brick.needs_operator());
         let Some(brick) = needy.map(|brick| brick.index) else { return };
         let state = &self.bricks[usize::from(brick.0)];
@@ -226,13 +227,14 @@ impl World {
     /// A brick that was taught is restarted until it counts more starts than the others' records know. (One
     /// that is on its way may know more: then it is declared blank again, and this starts over.)
     fn raise_starts(&mut self, brick: BrickIndex) {
-        let others = self.all_bricks().without(brick);
-        let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
-        // Who took a lost one's place counts more from the start, and every session connected anew when it was taught.
-        if self.brick(brick).retired.is_some() && self.brick(brick).starts > known {
-            (self.brick(brick).restored, self.brick(brick).taught) = (false, false);
+        if self.brick(brick).fresh {
+            // Who took a lost one's place counts more from the start, and every session connected anew when it was taught.
+            let state = self.brick(brick);
+            (state.restored, state.taught, state.fresh) = (false, false, false);
             return;
         }
+        let others = self.all_bricks().without(brick);
+        let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
         if !self.brick(brick).taught {
             return;
         }

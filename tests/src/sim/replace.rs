@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use brick_wire::body::{Adopt, Retire, Stamp};
 use brick_wire::cursor::Body;
-use brick_wire::{BrickIndex, BrickSet, BrickUuid, Opcode, Role, StartCounter};
+use brick_wire::{BrickIndex, BrickSet, BrickUuid, Opcode, Role, StartCounter, Timestamp};
 
 use super::agenda::Happening;
 use super::brick::Brick;
@@ -19,6 +19,8 @@ use super::world::{VOLUME, World};
 
 /// More starts than any seed makes.
 const START_MARGIN: u64 = 1000;
+/// Chance that such a moment is taken, each time that the operator looks.
+const TEMPTATION: f64 = 0.2;
 /// The uuid of an empty brick, before it takes a place.
 const EMPTY: BrickUuid = BrickUuid(uuid::Uuid::from_bytes([0xee; 16]));
 
@@ -26,13 +28,12 @@ impl World {
     /// Loses a brick's disk; or puts one that was lost back in place of its successor.
     pub(super) fn replace_brick(&mut self) {
         let bricks: Vec<BrickIndex> = self.all_bricks().iter().collect();
-        let back = |world: &World, brick: &BrickIndex| {
-            world.bricks[usize::from(brick.0)].retired.is_some() && world.may_lose_disk(*brick)
-        };
-        let backs: Vec<BrickIndex> = bricks.iter().copied().filter(|brick| back(self, brick)).collect();
+        let backs: Vec<BrickIndex> =
+            bricks.iter().copied().filter(|brick| self.may_come_back(*brick)).collect();
         if !backs.is_empty() && self.random.chance(0.7) {
             let brick = backs[self.random.index(backs.len())];
-            return self.put_back(brick);
+            self.put_back(brick);
+            return;
         }
         let fresh = |brick: &BrickIndex| {
             let others = self.bricks.iter().filter(|other| other.index != *brick);
@@ -47,6 +48,41 @@ impl World {
         if !eligible.is_empty() {
             let brick = eligible[self.random.index(eligible.len())];
             self.lose_disk(brick);
+        }
+    }
+
+    /// Whether a lost disk may be put back there.
+    fn may_come_back(&self, brick: BrickIndex) -> bool {
+        self.bricks[usize::from(brick.0)].retired.is_some() && self.may_lose_disk(brick)
+    }
+
+    /// The moment at which a lost disk that comes back hurts most: its successor knows a record that another brick
+    /// doesn't know. Those that know it go down together with the successor, and the other one is there.
+    pub(super) fn tempt_lost_disks(&mut self) {
+        if !self.faulty || self.faults_left == 0 {
+            return;
+        }
+        let Some(newest) = self.records().last().map(|(record, _)| record.epoch) else { return };
+        let knows = |world: &World, brick: BrickIndex| {
+            world.record_of(brick).is_some_and(|record| record.epoch == newest)
+        };
+        for brick in self.all_bricks().iter() {
+            let others: Vec<BrickIndex> = self.all_bricks().without(brick).iter().collect();
+            let tempting = knows(self, brick) && others.iter().any(|other| !knows(self, *other));
+            if !tempting || !self.may_come_back(brick) || !self.random.chance(TEMPTATION) {
+                continue;
+            }
+            self.faults_left -= 1;
+            let until = self.put_back(brick);
+            for other in others {
+                if !knows(self, other) {
+                    self.start_brick(other);
+                } else if self.brick(other).process.is_some() {
+                    self.kill_brick(other);
+                    self.agenda.at(until, Happening::Start(other));
+                }
+            }
+            return;
         }
     }
 
@@ -100,7 +136,7 @@ impl World {
         let lost = std::mem::replace(&mut state.disk, Disk::formatted(EMPTY));
         state.retired = Some((lost, state.starts));
         (state.starts, state.older, state.lost) = (0, None, false);
-        (state.restored, state.taught) = (true, false);
+        (state.restored, state.taught, state.fresh) = (true, false, true);
         self.start_brick(brick);
     }
 
@@ -115,12 +151,12 @@ impl World {
         self.visit(brick, VecDeque::from([ask(Opcode::Adopt, adopt.to_bytes())]), false);
     }
 
-    /// The lost disk is back, in place of its successor.
-    pub(super) fn put_back(&mut self, brick: BrickIndex) {
+    /// The lost disk is back, in place of its successor, until the time that is returned.
+    pub(super) fn put_back(&mut self, brick: BrickIndex) -> Timestamp {
         if self.brick(brick).powered {
             self.lose_power(brick);
         }
-        let time = Duration::from_millis(self.random.pick(&[50, 300, 2000]));
+        let time = Duration::from_millis(self.random.pick(&[50, 500, 4000]));
         let until = self.agenda.now() + self.random.around(time);
         let state = self.brick(brick);
         let (lost, starts) = state.retired.take().expect("asked for");
@@ -128,6 +164,7 @@ impl World {
         state.mistaken = Some((right, std::mem::replace(&mut state.starts, starts), until));
         self.note_brick(brick, format_args!("is the lost disk again, after {starts} starts"));
         self.agenda.after(Duration::from_millis(1), Happening::Start(brick));
+        until
     }
 
     /// The operator notices, in the end.
