@@ -283,7 +283,7 @@ fn draw_faults(random: &mut Random, short: bool) -> Faults {
         kill_all: weight(&[0, 0, 0, 1]),
         power_cut: weight(&[0, 0, 0, 1]),
         restore: weight(&[0, 0, 0, 4]),
-        replace: aside.pick(&[0, 0, 0, 0, 0, 0, 4, 8]),
+        replace: aside.pick(&[0, 0, 0, 0, 0, 0, 4, 24]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),

@@ -185,7 +185,7 @@ impl World {
         self.random.around(Duration::from_millis(mean))
     }
 
-    fn fail_brick(&mut self, brick: BrickIndex, power: bool) {
+    pub(super) fn fail_brick(&mut self, brick: BrickIndex, power: bool) {
         let is_down = self.brick(brick).process.is_none();
         if (is_down && (!power || !self.brick(brick).powered)) || !self.may_restart(brick) {
             return;

@@ -101,7 +101,9 @@ impl World {
 
     /// The operator looks, again and again, for the brick that was restored.
     pub(super) fn inspect(&mut self) {
-        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+        let is_busy = self.replacing.is_some() || self.bricks.iter().any(|brick| brick.fresh);
+        let pause = if is_busy { INSPECTION_PAUSE / 10 } else { INSPECTION_PAUSE };
+        self.agenda.after(pause, Happening::Inspect);
         self.go_on_replacing();
         self.undo_mistakes();
         self.tempt_lost_disks();
@@ -231,7 +233,7 @@ impl World {
             // Who took a lost one's place counts more from the start, and every session connected anew when it was taught.
             let state = self.brick(brick);
             (state.restored, state.taught, state.fresh) = (false, false, false);
-            return;
+            return self.tempt_fresh_brick(brick);
         }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);

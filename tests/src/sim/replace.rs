@@ -20,7 +20,7 @@ use super::world::{VOLUME, World};
 /// More starts than any seed makes.
 const START_MARGIN: u64 = 1000;
 /// Chance that such a moment is taken, each time that the operator looks.
-const TEMPTATION: f64 = 0.2;
+const TEMPTATION: f64 = 0.5;
 /// The uuid of an empty brick, before it takes a place.
 const EMPTY: BrickUuid = BrickUuid(uuid::Uuid::from_bytes([0xee; 16]));
 
@@ -59,7 +59,7 @@ impl World {
     /// The moment at which a lost disk that comes back hurts most: its successor knows a record that another brick
     /// doesn't know. Those that know it go down together with the successor, and the other one is there.
     pub(super) fn tempt_lost_disks(&mut self) {
-        if !self.faulty || self.faults_left == 0 {
+        if !self.faulty || self.temptations_left == 0 {
             return;
         }
         let Some(newest) = self.records().last().map(|(record, _)| record.epoch) else { return };
@@ -72,7 +72,7 @@ impl World {
             if !tempting || !self.may_come_back(brick) || !self.random.chance(TEMPTATION) {
                 continue;
             }
-            self.faults_left -= 1;
+            self.temptations_left -= 1;
             let until = self.put_back(brick);
             for other in others {
                 if !knows(self, other) {
@@ -149,6 +149,15 @@ impl World {
         let stamp = Stamp { volume: VOLUME, group: 0, role, members };
         let adopt = Adopt { brick: self.member(brick), start, stamp };
         self.visit(brick, VecDeque::from([ask(Opcode::Adopt, adopt.to_bytes())]), false);
+    }
+
+    /// The new brick votes. It is soon to know what another one doesn't.
+    pub(super) fn tempt_fresh_brick(&mut self, brick: BrickIndex) {
+        if self.faulty && self.temptations_left > 0 && self.random.chance(0.7) {
+            let others: Vec<BrickIndex> = self.all_bricks().without(brick).iter().collect();
+            let other = others[self.random.index(others.len())];
+            self.fail_brick(other, false);
+        }
     }
 
     /// The lost disk is back, in place of its successor, until the time that is returned.

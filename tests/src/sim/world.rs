@@ -74,6 +74,8 @@ pub struct World {
     pub(super) visits: BTreeMap<ConnectionKey, Visit>,
     /// The brick whose place an empty one is to take, and the floor that the others learn first.
     pub(super) replacing: Option<(BrickIndex, StartCounter)>,
+    /// How often a lost disk may still come back at the worst moment.
+    pub(super) temptations_left: u32,
     /// Happenings so far.
     pub events: u64,
     pub(super) next_session: u64,
@@ -100,6 +102,7 @@ impl World {
             records_seen: BTreeSet::new(),
             visits: BTreeMap::new(),
             replacing: None,
+            temptations_left: 3,
             actions: Vec::new(),
             config,
             random,
