@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use brick_wire::Role;
 use brick_wire::limits::{DATA_BYTES_MAX, LANES_MAX};
 use brickd::engine::Engine;
-use brickd::reactor::cores::{Options, RunError, Running};
+use brickd::reactor::cores::{End, Options, RunError, Running};
 use brickd::reactor::ring::{Ring, RingError};
 use brickd::reactor::signals;
+use brickd::store::Store;
 use brickd::store::error::StoreError;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -208,15 +209,42 @@ fn run(arguments: &RunArguments) -> Result<(), CommandError> {
         Some(_) => asked,
     };
     let options = options(arguments, cpus)?;
-    let store = brickd::store::open(&arguments.dir)?;
-    let (role, brick, cores) = (store.identity.role, store.identity.brick, options.cpus.len());
-    let running = Running::start(store, listener, &options, Engine::new)?;
-    say(&format!(
-        "brickd: serving {} ({role} brick {brick}) on {address}, {cores} cores",
-        arguments.dir.display()
-    ));
-    running.join()?;
-    Ok(())
+    let mut store = brickd::store::open(&arguments.dir)?;
+    loop {
+        let (role, brick, cores) = (store.identity.role, store.identity.brick, options.cpus.len());
+        let own_listener = listener.try_clone().map_err(|source| refuse_listening(&address, source))?;
+        let running = Running::start(store, own_listener, &options, Engine::new)?;
+        say(&format!(
+            "brickd: serving {} ({role} brick {brick}) on {address}, {cores} cores",
+            arguments.dir.display()
+        ));
+        match running.join()? {
+            End::Stopped => return Ok(()),
+            // Callers wait in the listening socket meanwhile.
+            End::Restart => store = reopen(&arguments.dir)?,
+        }
+    }
+}
+
+/// Opens the directory that this process has just closed. The kernel takes the old rings apart in its own time, and they
+/// hold the lock until then.
+fn reopen(directory: &Path) -> Result<Store, StoreError> {
+    let started = Instant::now();
+    loop {
+        match brickd::store::open(directory) {
+            Err(StoreError::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// How long the lock may stay held after all that held it was closed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+fn refuse_listening(address: &str, source: std::io::Error) -> CommandError {
+    CommandError::Listen { address: address.to_owned(), source }
 }
 
 fn options(arguments: &RunArguments, cpus: Vec<usize>) -> Result<Options, CommandError> {
@@ -237,7 +265,7 @@ fn options(arguments: &RunArguments, cpus: Vec<usize>) -> Result<Options, Comman
 
 /// Listens on the first address of `address` that works. The standard library sets SO_REUSEADDR.
 fn listen(address: &str) -> Result<TcpListener, CommandError> {
-    let refuse = |source| CommandError::Listen { address: address.to_owned(), source };
+    let refuse = |source| refuse_listening(address, source);
     let mut last = CommandError::NoAddress { address: address.to_owned() };
     for candidate in address.to_socket_addrs().map_err(refuse)? {
         match bind_patiently(candidate) {

@@ -32,6 +32,6 @@ pub use name::{ImageName, NameError};
 pub use volume::{
     AgentEvent, AgentOptions, BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice,
     GroupUsage, HEALS_MAX, HealMemory, HealOutcome, HealProgress, HealthState, ImageHealth, ImageInfo,
-    OpenOptions, ScrubOptions, ScrubOutcome, ScrubProgress, ScrubSchedule, ScrubState, Volume, VolumeError,
-    VolumeUsage,
+    OpenOptions, Replacement, ReplacementState, ScrubOptions, ScrubOutcome, ScrubProgress, ScrubSchedule,
+    ScrubState, Volume, VolumeError, VolumeUsage,
 };

@@ -128,6 +128,12 @@ impl Cluster {
         Cluster { bricks, volume, folder, sockets, sockets_made: Cell::new(0) }
     }
 
+    /// Formats and starts another brick, which belongs to nothing yet.
+    pub fn spare_brick(&self, name: &str, role: &'static str) -> Brick {
+        let arguments = ["--lease-ms".to_owned(), Options::default().lease.as_millis().to_string()];
+        Brick::create(name, role, self.path(name), &self.logs(), &arguments, None)
+    }
+
     /// `--group` arguments for these bricks.
     pub fn group_arguments(&self, shape: Shape) -> Vec<String> {
         let mut bricks = self.bricks.iter();

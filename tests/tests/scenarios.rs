@@ -649,3 +649,61 @@ fn lease_is_waited_out_by_a_second_takeover_too() {
     scenario.pause(3000);
     scenario.end(second);
 }
+
+/// replace: the arbiter's lost disk is back in place of its successor, which alone knows, beside a good copy that is away
+/// now, that the other copy is old. It makes no quorum with that one: who told the floor is enough.
+#[test]
+fn a_lost_disk_makes_no_quorum_with_a_stale_copy() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.end_session(id);
+    scenario.replace(2);
+    scenario.kill(1);
+    let id = scenario.open();
+    let tag = scenario.write(id, 0, 0);
+    assert_eq!(scenario.in_sync(id), bricks(&[0]));
+    scenario.end_session(id);
+    scenario.kill(0);
+    scenario.put_lost_disk_back(2);
+    scenario.start(1);
+    let (refused, opened) = scenario.try_open(0, true);
+    let is_refusal = |error: &GroupError| {
+        // If the right disk is back meanwhile, that one knows better.
+        matches!(error, GroupError::NoQuorum { .. } | GroupError::NoGoodCopy { .. })
+    };
+    assert!(is_error(&opened, is_refusal), "{opened:?}");
+    scenario.world.drop_session(refused, false);
+    scenario.start(0);
+    scenario.until("the right disk is back", |world| !world.bricks[2].needs_operator());
+    let id = scenario.open();
+    scenario.until_healthy(id);
+    assert_eq!(scenario.read(id, 0, 0), tag);
+    scenario.pause(1000);
+    scenario.end(id);
+}
+
+/// replace: a data brick, while a session that wrote before has the image open. It leaves S without anybody waiting for
+/// it, and comes back healed, in the middle of the session.
+#[test]
+fn a_replaced_brick_is_healed_by_the_session_that_lives() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    for block in 0..40 {
+        scenario.write(id, 0, block);
+    }
+    let tag = scenario.write(id, 2, 1);
+    scenario.try_flush(id).unwrap();
+    scenario.replace(1);
+    scenario.until_healthy(id);
+    let report = scenario.world.sessions[&id].group.report();
+    assert_eq!(
+        (report.in_sync, report.healed_blocks),
+        (bricks(&[0, 1]), 41),
+        "what was written, and nothing else"
+    );
+    scenario.try_flush(id).unwrap();
+    assert_eq!(scenario.durable(1, 2, 1), tag);
+    scenario.pause(1000);
+    scenario.end(id);
+}

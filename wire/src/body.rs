@@ -6,14 +6,13 @@
 use crate::blocks::BlockSet;
 use crate::cursor::{Body, BodyError, Put, Reader};
 use crate::header::Header;
-use crate::ids::{
-    BootUuid, BrickUuid, Epoch, ImageUuid, Incarnation, Role, ShardIndex, StartCounter, VolumeUuid,
-};
-use crate::limits::{
-    ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, GROUP_BRICKS_MAX, GROUPS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX,
-    SHARD_SHIFT_MIN,
-};
+use crate::ids::{BootUuid, BrickUuid, Epoch, ImageUuid, Incarnation, ShardIndex, StartCounter};
+use crate::limits::{ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN};
 use crate::register::{put_epoch, read_epoch};
+
+mod membership;
+
+pub use membership::{Adopt, Retire, Stamp};
 
 /// `Attach`: the header's image handle stands for this image from now on, on this connection.
 ///
@@ -24,21 +23,6 @@ pub struct Attach {
     pub image: ImageUuid,
     /// log2 of the shard size in bytes.
     pub shard_shift: u8,
-}
-
-/// `Stamp`: the freshly formatted brick becomes a member of a volume. The same stamp again is a no-op.
-///
-/// `0 16B volume; 16 u16 group; 18 u8 role; 19 u8 members n; 20 n × 16B brick`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// The volume.
-    pub volume: VolumeUuid,
-    /// The group, by its position in the volume file.
-    pub group: u16,
-    /// The role the operator means this brick to have.
-    pub role: Role,
-    /// All bricks of the group.
-    pub members: Vec<BrickUuid>,
 }
 
 /// Reply to `BrickStatus`.
@@ -234,45 +218,6 @@ impl Body for Attach {
             return Err(BodyError::OutOfRange { field: "attach.shard_shift", value: u64::from(shard_shift) });
         }
         Ok(Attach { image, shard_shift })
-    }
-}
-
-impl Body for Stamp {
-    fn encode(&self, out: &mut Vec<u8>) {
-        assert!((1..=GROUP_BRICKS_MAX).contains(&self.members.len()));
-        assert!(usize::from(self.group) < GROUPS_MAX);
-        out.extend_from_slice(&self.volume.to_bytes());
-        out.put_u16(self.group);
-        out.put_u8(self.role.to_byte());
-        out.put_u8(self.members.len() as u8);
-        for member in &self.members {
-            out.extend_from_slice(&member.to_bytes());
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Stamp, BodyError> {
-        let volume = VolumeUuid::from_bytes(reader.array()?);
-        let group = reader.u16()?;
-        if usize::from(group) >= GROUPS_MAX {
-            return Err(BodyError::OutOfRange { field: "stamp.group", value: u64::from(group) });
-        }
-        let role = reader.u8()?;
-        let role = Role::from_byte(role)
-            .ok_or(BodyError::OutOfRange { field: "stamp.role", value: u64::from(role) })?;
-        let count = usize::from(reader.u8()?);
-        if count == 0 || count > GROUP_BRICKS_MAX {
-            return Err(BodyError::OutOfRange { field: "stamp.members", value: count as u64 });
-        }
-        let mut members = Vec::with_capacity(count);
-        for index in 0..count {
-            let member = BrickUuid::from_bytes(reader.array()?);
-            // A brick that the operator listed twice would count twice in every majority.
-            if members.contains(&member) {
-                return Err(BodyError::OutOfRange { field: "stamp.members", value: index as u64 });
-            }
-            members.push(member);
-        }
-        Ok(Stamp { volume, group, role, members })
     }
 }
 

@@ -4,6 +4,7 @@
 //! refusal is a welcome with a status other than `Ok` and a sentence for the operator.
 
 use crate::cursor::{Body, BodyError, Put, Reader};
+use crate::floors::Floors;
 use crate::ids::{
     BootUuid, BrickUuid, ConnectionGeneration, CoreIndex, Incarnation, Role, SessionId, StartCounter,
     VolumeUuid,
@@ -69,6 +70,7 @@ pub struct Hello {
 /// 76 u32 credits: data bytes the caller may have outstanding
 /// 80 u32 lease, milliseconds
 /// 84 text reason of a refusal
+///  . floors that the brick knows, the rest
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
@@ -98,6 +100,8 @@ pub struct Welcome {
     pub lease_ms: u32,
     /// Empty, or why the brick refuses; sent clipped to its limit.
     pub reason: String,
+    /// Retired lives of the group's members, as far as this brick knows (rule R2).
+    pub floors: Floors,
 }
 
 impl Body for Hello {
@@ -167,6 +171,7 @@ impl Body for Welcome {
         out.put_u32(self.credit_bytes);
         out.put_u32(self.lease_ms);
         out.put_text(clipped(&self.reason, REASON_BYTES_MAX));
+        self.floors.encode(out);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Welcome, BodyError> {
@@ -201,6 +206,7 @@ impl Body for Welcome {
             credit_bytes: reader.u32()?,
             lease_ms: reader.u32()?,
             reason: reader.text("welcome.reason", REASON_BYTES_MAX)?,
+            floors: Floors::decode(reader)?,
         })
     }
 }

@@ -61,6 +61,8 @@ byte_enum! {
         Stamp = 6,
         /// The last heals of this brick's copies, on this core. See [`crate::body::HealHistory`].
         HealHistory = 7,
+        /// Puts a freshly formatted brick in the place of one that is lost. See [`crate::body::Adopt`].
+        Adopt = 8,
 
         /// Reads a register's state on this brick. See [`crate::register`].
         RegisterRead = 16,
@@ -76,6 +78,8 @@ byte_enum! {
         RegisterLearn = 21,
         /// Every register was learned: the brick may promise and accept again.
         BlankClear = 22,
+        /// Raises a member's floor: its lower start counters don't count any more. See [`crate::body::Retire`].
+        Retire = 23,
 
         /// Writes blocks of one shard.
         Write = 32,

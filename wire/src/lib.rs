@@ -4,7 +4,7 @@
 //! sides share. It opens no socket, reads no clock and draws no random number. `PROTOCOL.md` beside this
 //! crate is the byte-level description; the fixtures in the tests hold it to its word.
 //!
-//! Reading order: [`limits`], [`ids`], [`header`], [`handshake`], then the bodies ([`register`],
+//! Reading order: [`limits`], [`ids`], [`header`], [`handshake`] (with [`floors`]), then the bodies ([`register`],
 //! [`record`], [`body`]), and [`decode`] for turning a byte stream into frames.
 
 pub mod blocks;
@@ -12,6 +12,7 @@ pub mod body;
 pub mod checksum;
 pub mod cursor;
 pub mod decode;
+pub mod floors;
 pub mod handshake;
 pub mod header;
 pub mod ids;
@@ -26,6 +27,7 @@ pub mod time;
 mod samples;
 
 pub use blocks::{BlockRange, BlockSet};
+pub use floors::Floors;
 pub use header::{Flags, FrameError, Header, Opcode, Status};
 pub use ids::*;
 pub use time::Timestamp;

@@ -128,7 +128,8 @@ impl Engine {
         let twice = self.admission.admitted.insert(connection, hello.session);
         assert!(twice.is_none(), "a connection is admitted once");
         let welcome = self.welcome(core, String::new());
-        self.actions.push_back(Action::Admit { connection, core, peer: Peer { hello }, welcome });
+        let peer = Peer { hello, standing: self.identity.standing() };
+        self.actions.push_back(Action::Admit { connection, core, peer, welcome });
     }
 
     /// A connection of some core ended.
@@ -209,6 +210,7 @@ impl Engine {
             credit_bytes: config.credit_bytes,
             lease_ms: config.lease.as_millis().try_into().unwrap_or(u32::MAX),
             reason,
+            floors: self.identity.floors().clone(),
         }
     }
 }

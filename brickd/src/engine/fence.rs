@@ -122,6 +122,7 @@ impl Engine {
             CoreMessage::Acknowledge { broadcast, core } => self.handle_acknowledge(broadcast, core),
             CoreMessage::Departed { connection } => self.connection_departed(connection),
             CoreMessage::Distrust => self.distrust_maps(),
+            CoreMessage::Outdated { standing } => self.close_outdated(standing),
             CoreMessage::Stamped { membership } => self.config.membership = Some(membership),
         }
     }

@@ -3,7 +3,7 @@
 //! Peers may send anything that parses: what makes no sense here gets `Invalid`, and what only a broken
 //! peer says (a reply, a second hello, more requests than allowed) ends its connection. Nothing panics.
 
-use brick_wire::body::{Attach, Pull, PullRead, Stamp};
+use brick_wire::body::{Adopt, Attach, Pull, PullRead, Retire, Stamp};
 use brick_wire::cursor::{Body, BodyError};
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterListRequest};
@@ -92,7 +92,9 @@ impl Engine {
             | Opcode::RegisterList
             | Opcode::BlankDeclare
             | Opcode::RegisterLearn
-            | Opcode::BlankClear => self.handle_core_zero_request(id, frame),
+            | Opcode::BlankClear
+            | Opcode::Adopt
+            | Opcode::Retire => self.handle_core_zero_request(id, frame),
             Opcode::Hello | Opcode::PullRead => Err(Status::Invalid),
         }
     }
@@ -105,6 +107,8 @@ impl Engine {
         let header = frame.header;
         match header.opcode {
             Opcode::Stamp => self.stamp(id, header, parse::<Stamp>(&frame.aux)?),
+            Opcode::Adopt => self.adopt(id, header, parse::<Adopt>(&frame.aux)?),
+            Opcode::Retire => self.retire(id, header, parse::<Retire>(&frame.aux)?),
             Opcode::BlankDeclare => self.blank_declare(id, header),
             Opcode::BlankClear => self.blank_clear(id, header),
             Opcode::RegisterRead => Ok(Some(self.register_read(&parse::<RegisterKey>(&frame.aux)?))),

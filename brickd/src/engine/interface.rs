@@ -6,8 +6,8 @@ use brick_wire::handshake::{Hello, Welcome};
 use brick_wire::record::EpochRecord;
 use brick_wire::register::RegisterEntry;
 use brick_wire::{
-    BlockSet, BrickUuid, ConnectionGeneration, CoreIndex, Epoch, Header, ImageUuid, Incarnation, LaneIndex,
-    Role, SessionId, ShardIndex, VolumeUuid,
+    BlockSet, BrickUuid, ConnectionGeneration, CoreIndex, Epoch, Floors, Header, ImageUuid, Incarnation,
+    LaneIndex, Role, SessionId, ShardIndex, StartCounter, VolumeUuid,
 };
 
 use crate::buffer::Buffer;
@@ -46,7 +46,14 @@ pub struct Frame {
 pub struct Peer {
     /// What the hello said.
     pub hello: Hello,
+    /// Which version of the brick's standing its welcome told.
+    pub standing: Standing,
 }
+
+/// Counts the changes of what a welcome says and what peers rely on for as long as the connection lives: whether the
+/// brick is blank, and the floors. Connections that were told less are closed, so that their callers ask again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing(pub u64);
 
 /// Which volume the brick belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +108,8 @@ pub struct EngineConfig {
     pub membership: Option<Membership>,
     /// Whether the brick lost its registers (rule R2).
     pub blank: bool,
+    /// Retired lives of the other members (rule R2).
+    pub floors: Floors,
     /// This life of the brick.
     pub incarnation: Incarnation,
     /// How long a holder that stops renewing keeps others out.
@@ -231,6 +240,8 @@ pub enum Action {
         /// What.
         message: CoreMessage,
     },
+    /// Stop cleanly ([`Event::Shutdown`] to every core), then serve the directory again: it is another brick's now.
+    Restart,
     /// The answer to [`Event::Shutdown`]: nothing is in flight any more.
     Stopped {
         /// Whether everything was flushed and every dirty map saved.
@@ -247,6 +258,9 @@ pub enum CloseReason {
     /// It said something that only a broken peer says.
     #[error("the peer broke the protocol: {0}")]
     Protocol(&'static str),
+    /// What its welcome said isn't so any more.
+    #[error("the brick's standing changed: the caller has to hear of it")]
+    Outdated,
     /// It is not used any more.
     #[error("idle")]
     Idle,
@@ -323,12 +337,24 @@ pub enum DiskRequest {
         /// New states, the latest of each key last.
         entries: Vec<RegisterEntry>,
     },
-    /// Write membership and blankness to the superblock; durable when done. One at a time.
+    /// Write membership, blankness and floors to the superblock; durable when done. One at a time.
     WriteIdentity {
         /// Membership.
         membership: Option<Membership>,
         /// Blankness.
         blank: bool,
+        /// Retired lives of the other members.
+        floors: Floors,
+    },
+    /// Become another brick, blank, from the next start on; durable when done. One at a time, and none of the above
+    /// beside it. [`Action::Restart`] follows.
+    Adopt {
+        /// Which brick.
+        brick: BrickUuid,
+        /// Its membership.
+        membership: Membership,
+        /// The start counter that it goes on from.
+        start: StartCounter,
     },
     /// Replace one lane's table of active shards; durable when done. One at a time per lane. When it fails,
     /// either the old table or the new one is there.
@@ -434,6 +460,11 @@ pub enum CoreMessage {
     },
     /// Core 0 to all: the brick was declared blank, so no dirty map of it is exact.
     Distrust,
+    /// Core 0 to all: what earlier welcomes said isn't so any more; their connections are closed.
+    Outdated {
+        /// Welcomes that tell at least this are right.
+        standing: Standing,
+    },
     /// Core 0 to all: the brick was stamped. Without it, only core 0 could say hello to other bricks
     /// before the next start.
     Stamped {

@@ -199,7 +199,7 @@ impl Engine {
             admission: Admission::default(),
             broadcasts: Broadcasts::default(),
             registers: Registers::new(registers),
-            identity: Identity::new(config.membership.clone(), config.blank),
+            identity: Identity::new(&config),
             leases,
             config,
         };

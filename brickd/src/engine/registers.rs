@@ -95,6 +95,11 @@ impl Registers {
         self.vote_lost
     }
 
+    /// Whether there are none, and none is being made.
+    pub(super) fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.queues.is_empty()
+    }
+
     /// The images with an attribute or epoch register.
     pub(super) fn images(&self) -> impl Iterator<Item = ImageUuid> {
         self.states.keys().filter_map(|key| match key {
@@ -147,6 +152,9 @@ impl Engine {
         key: RegisterKey,
         change: Change,
     ) -> Outcome {
+        if self.is_adopting() {
+            return Err(Status::Busy);
+        }
         let registers = &self.registers;
         if !registers.states.contains_key(&key) && registers.states.len() >= REGISTERS_MAX {
             return Err(Status::Busy);

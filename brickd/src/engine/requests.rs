@@ -15,7 +15,7 @@ use brick_wire::{
     ConnectionGeneration, Epoch, Flags, Header, ImageHandle, ImageUuid, Opcode, SessionId, Status,
 };
 
-use super::{Action, CloseReason, ConnectionId, CoreMessage, Engine, Frame, Peer, Token};
+use super::{Action, CloseReason, ConnectionId, CoreMessage, Engine, Frame, Peer, Standing, Token};
 use crate::buffer::Buffer;
 
 /// Requests that one connection may have unanswered. Credits bound the payloads; this bounds the rest.
@@ -27,6 +27,7 @@ const FLOORS_MAX: usize = 8192;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) hello: Hello,
+    standing: Standing,
     /// Closed by us, [`super::Event::Disconnected`] is awaited; nothing it still says counts.
     closing: bool,
     attached: BTreeMap<ImageHandle, Attach>,
@@ -54,6 +55,9 @@ pub(super) struct Requests {
     /// Lowest generation that each session may still use here. Protects against a connection that was
     /// admitted before its session was dropped, but handed over to this core after.
     floors: BTreeMap<SessionId, ConnectionGeneration>,
+    /// What a welcome has to have told. Protects against a connection that was admitted before that changed, but
+    /// handed over to this core after.
+    standing: Standing,
 }
 
 /// What to answer.
@@ -133,14 +137,18 @@ impl Requests {
 
 impl Engine {
     pub(super) fn handle_admitted(&mut self, id: ConnectionId, peer: Peer) {
-        let hello = peer.hello;
+        let Peer { hello, standing } = peer;
         let floor = self.requests.floors.get(&hello.session).copied().unwrap_or_default();
         let superseded = hello.generation < floor;
-        let connection = Connection { hello, closing: false, attached: BTreeMap::new(), unanswered: 0 };
+        let outdated = is_outdated(&hello, standing, self.requests.standing);
+        let connection =
+            Connection { hello, standing, closing: false, attached: BTreeMap::new(), unanswered: 0 };
         let replaced = self.requests.connections.insert(id, connection);
         assert!(replaced.is_none(), "connections are never named twice");
         if superseded {
             self.close_connection(id, CloseReason::Superseded);
+        } else if outdated {
+            self.close_connection(id, CloseReason::Outdated);
         }
     }
 
@@ -180,6 +188,17 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         older.into_iter().for_each(|id| self.close_connection(id, CloseReason::Superseded));
+    }
+
+    /// Closes the connections whose welcome told less than `standing`.
+    pub(super) fn close_outdated(&mut self, standing: Standing) {
+        self.requests.standing = standing.max(self.requests.standing);
+        let connections = self.requests.connections.iter();
+        let outdated: Vec<ConnectionId> = connections
+            .filter(|(_, peer)| is_outdated(&peer.hello, peer.standing, standing))
+            .map(|(id, _)| *id)
+            .collect();
+        outdated.into_iter().for_each(|id| self.close_connection(id, CloseReason::Outdated));
     }
 
     /// Takes back what a closed connection had queued.
@@ -300,4 +319,10 @@ impl Engine {
     pub(super) fn is_brick(&self, id: ConnectionId) -> bool {
         self.hello_of(id).kind == PeerKind::Brick
     }
+}
+
+/// Whether a peer relies on what its welcome said, and that isn't so any more. Operators look at each welcome and do one
+/// thing; bricks that pull go by their holder's word.
+fn is_outdated(hello: &Hello, told: Standing, now: Standing) -> bool {
+    hello.kind == PeerKind::Client && told < now
 }

@@ -82,6 +82,15 @@ pub enum RunError {
     Unclean,
 }
 
+/// How a brick ended that stopped cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it was told to.
+    Stopped,
+    /// To be served again at once: its directory is another brick's now.
+    Restart,
+}
+
 /// A brick that runs.
 #[derive(Debug)]
 pub struct Running {
@@ -131,6 +140,7 @@ impl Running {
             accepted: AtomicUsize::new(0),
             stopped: AtomicUsize::new(0),
             unclean: AtomicBool::new(false),
+            restart: AtomicBool::new(false),
             pool_warned: AtomicBool::new(false),
         });
         let cores = start_cores(configs, listener, options, &shared, &make_core)?;
@@ -145,12 +155,14 @@ impl Running {
     }
 
     /// Returns when the brick has stopped; without an error only if it stopped cleanly and that is durable.
-    pub fn join(self) -> Result<(), RunError> {
+    pub fn join(self) -> Result<End, RunError> {
         for (core, thread) in (0..).zip(self.cores) {
             let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             ended.map_err(|source| RunError::Failed { core, source })?;
         }
+        signals::unwatch();
         let is_clean = !self.shared.unclean.load(Ordering::SeqCst);
+        let end = if self.shared.restart.load(Ordering::SeqCst) { End::Restart } else { End::Stopped };
         // The helpers end when nobody can ask them for anything any more.
         drop(self.shared);
         for helper in self.helpers {
@@ -161,7 +173,7 @@ impl Running {
         }
         self.superblock.lock().expect("nobody panics while writing it").write_clean()?;
         drop(self.store);
-        Ok(())
+        Ok(end)
     }
 }
 
@@ -177,6 +189,7 @@ fn engine_configs(store: &Store, options: &Options) -> Vec<EngineConfig> {
         brick: store.identity.brick,
         membership: store.identity.membership.clone(),
         blank: store.identity.blank,
+        floors: store.identity.floors.clone(),
         incarnation: store.incarnation,
         lease: options.lease,
         credit_bytes,

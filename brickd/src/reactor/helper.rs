@@ -13,7 +13,7 @@ use std::thread::{Builder, JoinHandle};
 use brick_wire::cursor::Body;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{RegisterEntry, RegisterKey};
-use brick_wire::{CoreIndex, ImageUuid, Incarnation, LaneIndex};
+use brick_wire::{BrickUuid, CoreIndex, Floors, ImageUuid, Incarnation, LaneIndex, StartCounter};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tracing::{error, info};
 
@@ -32,7 +32,9 @@ pub enum HelperRequest {
     /// To the register log.
     AppendRegisters(Vec<RegisterEntry>),
     /// To the superblock.
-    WriteIdentity(Option<Membership>, bool),
+    WriteIdentity(Option<Membership>, bool, Floors),
+    /// To the superblock.
+    Adopt(BrickUuid, Membership, StartCounter),
     /// To a lane's `activity`.
     WriteActivity(LaneIndex, Vec<ActiveShard>),
     /// To a lane's `dirty`.
@@ -110,7 +112,9 @@ impl Helpers {
     /// Answered by [`Mail::Helped`].
     pub fn disk(&self, core: CoreIndex, operation: OperationId, request: HelperRequest) {
         let helper = match request {
-            HelperRequest::AppendRegisters(_) | HelperRequest::WriteIdentity(..) => &self.identity,
+            HelperRequest::AppendRegisters(_)
+            | HelperRequest::WriteIdentity(..)
+            | HelperRequest::Adopt(..) => &self.identity,
             // Shards may have to wait for these maps before they leave the log.
             HelperRequest::WriteActivity(..) | HelperRequest::SaveDirty(..) => &self.activity,
             HelperRequest::SyncDirectory(..) => &self.files,
@@ -158,9 +162,17 @@ fn perform(request: HelperRequest, tools: &Tools, logs: &mut Logs) -> Result<(),
             let log = logs.activity.get_mut(usize::from(lane.0));
             log.expect("tables go to the helper that has the logs").write(tools.incarnation.start, entries)
         }
-        HelperRequest::WriteIdentity(membership, blank) => {
+        HelperRequest::WriteIdentity(membership, blank, floors) => {
             let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
-            store::write_identity(&tools.path, &mut superblock, membership, blank)
+            store::write_identity(&tools.path, &mut superblock, membership, blank, floors)
+        }
+        HelperRequest::Adopt(brick, membership, start) => {
+            let mut superblock = tools.superblock.lock().expect("nobody panics while writing it");
+            store::write_adoption(&mut superblock, brick, membership, start)?;
+            info!(
+                "this brick takes the place of brick {brick}, whose disk is lost, and starts again as that one"
+            );
+            Ok(())
         }
         HelperRequest::SaveDirty(lane, maps) => dirty::save(&tools.path, lane, tools.incarnation, &maps),
         HelperRequest::SyncDirectory(lane, image) => shards::sync_image(&tools.path, lane, image),

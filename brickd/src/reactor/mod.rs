@@ -94,6 +94,8 @@ pub struct Shared {
     pub stopped: AtomicUsize,
     /// An engine could not stop cleanly.
     pub unclean: AtomicBool,
+    /// The directory is to be served again once everything has stopped.
+    pub restart: AtomicBool,
     /// The operator was told that a pool can't be registered.
     pub pool_warned: AtomicBool,
 }
@@ -228,6 +230,7 @@ impl<C: Core> Reactor<C> {
             Action::Disk { operation, request } => self.start_disk(operation, request),
             Action::Core { to, message } if to == self.index => self.events.push_back(Event::Core(message)),
             Action::Core { to, message } => self.mailbox(to).send(Mail::Core(message)),
+            Action::Restart => self.restart(),
             Action::Stopped { clean } => self.note_stopped(clean),
         }
     }
@@ -284,6 +287,14 @@ impl<C: Core> Reactor<C> {
 
     fn mailbox(&self, core: CoreIndex) -> &Mailbox {
         &self.shared.mailboxes[usize::from(core.0)]
+    }
+
+    /// Every core stops, as after a signal.
+    fn restart(&mut self) {
+        self.shared.restart.store(true, Ordering::SeqCst);
+        for mailbox in self.shared.mailboxes.iter() {
+            mailbox.send(Mail::Shutdown);
+        }
     }
 
     /// An engine that has stopped goes on answering the other cores until all have.

@@ -36,8 +36,11 @@ impl<C: Core> Reactor<C> {
             DiskRequest::AppendRegisters { entries } => {
                 self.start_helper(operation, HelperRequest::AppendRegisters(entries));
             }
-            DiskRequest::WriteIdentity { membership, blank } => {
-                self.start_helper(operation, HelperRequest::WriteIdentity(membership, blank));
+            DiskRequest::WriteIdentity { membership, blank, floors } => {
+                self.start_helper(operation, HelperRequest::WriteIdentity(membership, blank, floors));
+            }
+            DiskRequest::Adopt { brick, membership, start } => {
+                self.start_helper(operation, HelperRequest::Adopt(brick, membership, start));
             }
             DiskRequest::WriteActivity { lane, entries } => {
                 self.start_helper(operation, HelperRequest::WriteActivity(lane, entries));

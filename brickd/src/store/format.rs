@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brick_wire::limits::LANES_MAX;
-use brick_wire::{BrickUuid, Incarnation, LaneIndex, Role};
+use brick_wire::{BrickUuid, Floors, Incarnation, LaneIndex, Role};
 
 use super::activity::ActivityFile;
 use super::error::StoreError;
@@ -36,7 +36,8 @@ pub fn format(path: &Path, role: Role, lanes: u16) -> Result<BrickUuid, StoreErr
     }
     durable::sync_directory(path)?;
     let created_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let identity = Identity { brick, role, lanes, created_seconds, membership: None, blank: false };
+    let (membership, floors) = (None, Floors::default());
+    let identity = Identity { brick, role, lanes, created_seconds, membership, blank: false, floors };
     durable::replace_file(&path.join(superblock::FILE_NAME), &SuperblockFile::fresh(identity))?;
     Ok(brick)
 }

@@ -29,7 +29,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use brick_wire::register::RegisterEntry;
-use brick_wire::{BootUuid, ImageUuid, Incarnation, LaneIndex, ShardIndex};
+use brick_wire::{BootUuid, BrickUuid, Floors, ImageUuid, Incarnation, LaneIndex, ShardIndex, StartCounter};
 
 use crate::engine::{ActiveShard, Membership, SavedDirty};
 use activity::ActivityFile;
@@ -88,7 +88,7 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     let found = superblock.current().clone();
     let lanes = found.identity.lanes;
     check_direct_io(path)?;
-    let (register_log, registers) = RegisterLog::open(path, found.identity.brick)?;
+    let (register_log, registers) = RegisterLog::open(path, found.identity.brick, found.identity.blank)?;
     let clean_start = superblock.is_clean();
     if !clean_start {
         durable::sync_file_system(path)?;
@@ -115,7 +115,7 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     })
 }
 
-/// Changes membership and blankness; durable when done.
+/// Changes membership, blankness and floors; durable when done.
 ///
 /// A blank brick (rule R2) is an older copy of itself, and so are its saved maps. Its engines know that as
 /// long as it is blank; what they saved before they were told must not be believed once it isn't.
@@ -124,12 +124,24 @@ pub fn write_identity(
     superblock: &mut SuperblockFile,
     membership: Option<Membership>,
     blank: bool,
+    floors: Floors,
 ) -> Result<(), StoreError> {
     let before = &superblock.current().identity;
     if before.blank && !blank {
         dirty::remove_all(path, before.lanes)?;
     }
-    superblock.write_identity(membership, blank)
+    superblock.write_identity(membership, blank, floors)
+}
+
+/// Makes a brick without registers another one, blank; durable when done. It serves as that one from its next start on:
+/// then its register log, which names the brick and holds nothing, becomes the other one's as well.
+pub fn write_adoption(
+    superblock: &mut SuperblockFile,
+    brick: BrickUuid,
+    membership: Membership,
+    start: StartCounter,
+) -> Result<(), StoreError> {
+    superblock.write_adoption(brick, membership, start)
 }
 
 /// Shard files are opened with O_DIRECT, which some file systems refuse: better said at start than at the

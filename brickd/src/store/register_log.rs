@@ -99,13 +99,20 @@ impl RegisterLog {
         header.as_bytes().to_vec()
     }
 
-    /// Loads the log: cuts a torn tail, compacts what has grown, returns the latest states in key order.
+    /// Loads the log: cuts a torn tail, compacts what has grown, returns the latest states in key order. An empty log
+    /// of another brick becomes this one's if this one is `blank`: it took the other's uuid, and has no registers yet.
     pub(super) fn open(
         directory: &Path,
         brick: BrickUuid,
+        blank: bool,
     ) -> Result<(RegisterLog, Vec<RegisterEntry>), StoreError> {
         let path = directory.join(FILE_NAME);
-        let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let mut content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+        if blank && is_empty_log(&content) && content != RegisterLog::fresh(brick) {
+            info!("{} becomes the log of brick {brick}", path.display());
+            content = RegisterLog::fresh(brick);
+            durable::replace_file(&path, &content)?;
+        }
         check_file_header(&content, brick, &path)?;
         let loaded = load(&content, &path)?;
         let mut end = loaded.end;
@@ -260,6 +267,12 @@ fn compacted(entries: &[RegisterEntry], brick: BrickUuid, sequence: u64, length:
     let mut content = RegisterLog::fresh(brick);
     content.extend_from_slice(&encode_record(&body, sequence));
     Some(content)
+}
+
+/// Whether the file is a header, sound but for the brick that it names, and nothing else.
+fn is_empty_log(content: &[u8]) -> bool {
+    let Ok(header) = RawFileHeader::ref_from_bytes(content) else { return false };
+    content == RegisterLog::fresh(BrickUuid::from_bytes(header.brick))
 }
 
 fn check_file_header(content: &[u8], brick: BrickUuid, path: &Path) -> Result<(), StoreError> {

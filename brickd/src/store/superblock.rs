@@ -3,7 +3,7 @@
 //! Two copies of 4 KiB in one file. Copy `sequence % 2` is written, durably, with each change, so a torn
 //! write leaves the other copy, which is one change older. What that older copy may be wrong about, and
 //! what is done about it:
-//! - *identity* (membership, blankness): both copies are written for each change of it, so no acknowledged
+//! - *identity* (who it is, membership, blankness, the other members' floors): both copies are written for each change of it, so no acknowledged
 //!   change is lost with one copy;
 //! - *start counter*: with a damaged copy the next start skips one number, so that no incarnation (rule
 //!   I12) is ever used twice, whether the damage was a torn write or rot;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use brick_wire::checksum::crc32c;
 use brick_wire::limits::{GROUP_BRICKS_MAX, LANES_MAX};
-use brick_wire::{BrickUuid, Role, StartCounter, VolumeUuid};
+use brick_wire::{BrickUuid, Floors, Role, StartCounter, VolumeUuid};
 use tracing::warn;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -32,10 +32,10 @@ pub const MAGIC: [u8; 8] = *b"BRICKDIR";
 /// Size of one copy.
 pub const COPY_BYTES: usize = 4096;
 
-/// Who a brick is. Role, lanes, uuid and creation never change.
+/// Who a brick is. Role, lanes and creation never change; the uuid only when it takes another brick's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Drawn at format time.
+    /// Drawn at format time, or that of the brick whose place it took.
     pub brick: BrickUuid,
     /// What the brick keeps.
     pub role: Role,
@@ -47,6 +47,8 @@ pub struct Identity {
     pub membership: Option<Membership>,
     /// Whether the brick lost its registers (rule R2).
     pub blank: bool,
+    /// Retired lives of the other members (rule R2).
+    pub floors: Floors,
 }
 
 /// Everything in a copy.
@@ -112,8 +114,10 @@ struct RawSuperblock {
     created_seconds: U64,
     /// 80: members in the order of the volume file, then nil.
     members: [[u8; 16]; GROUP_BRICKS_MAX],
-    /// 208: zero.
-    padding: [u8; 3884],
+    /// 208: the members' floors, in the same order; 0: none.
+    floors: [U64; GROUP_BRICKS_MAX],
+    /// 272: zero.
+    padding: [u8; 3820],
     /// 4092: CRC32C of bytes 0..4092.
     crc: U32,
 }
@@ -154,6 +158,9 @@ impl Superblock {
             for (place, member) in raw.members.iter_mut().zip(&membership.members) {
                 *place = member.to_bytes();
             }
+            for (place, member) in raw.floors.iter_mut().zip(&membership.members) {
+                *place = U64::new(identity.floors.of(*member).0);
+            }
         }
         raw.flags = U32::new(flags);
         raw.crc = U32::new(crc32c(&raw.as_bytes()[..CRC_OFFSET]));
@@ -181,12 +188,14 @@ impl Superblock {
         if !(1..=LANES_MAX).contains(&raw.lanes.get()) {
             return Err(SuperblockError::Field("lanes"));
         }
+        let membership = (flags & FLAG_STAMPED != 0).then(|| raw.membership()).transpose()?;
         let identity = Identity {
             brick: BrickUuid::from_bytes(raw.brick),
             role: Role::from_byte(raw.role).ok_or(SuperblockError::Field("role"))?,
             lanes: raw.lanes.get(),
             created_seconds: raw.created_seconds.get(),
-            membership: (flags & FLAG_STAMPED != 0).then(|| raw.membership()).transpose()?,
+            floors: raw.floors(membership.as_ref())?,
+            membership,
             blank: flags & FLAG_BLANK != 0,
         };
         Ok(Superblock {
@@ -209,6 +218,19 @@ impl RawSuperblock {
             group: self.group.get(),
             members: self.members[..count].iter().map(|bytes| BrickUuid::from_bytes(*bytes)).collect(),
         })
+    }
+
+    fn floors(&self, membership: Option<&Membership>) -> Result<Floors, SuperblockError> {
+        let members = membership.map_or(&[][..], |membership| &membership.members);
+        let (own, beyond) = self.floors.split_at(members.len());
+        if beyond.iter().any(|floor| floor.get() != 0) {
+            return Err(SuperblockError::Field("floors"));
+        }
+        let mut floors = Floors::default();
+        for (member, floor) in members.iter().zip(own) {
+            floors.raise(*member, StartCounter(floor.get()));
+        }
+        Ok(floors)
     }
 }
 
@@ -267,14 +289,28 @@ impl SuperblockFile {
         Ok(start)
     }
 
-    /// Changes membership and blankness in both copies; durable when done.
+    /// Changes membership, blankness and floors in both copies; durable when done.
     pub(super) fn write_identity(
         &mut self,
         membership: Option<Membership>,
         blank: bool,
+        floors: Floors,
     ) -> Result<(), StoreError> {
-        let identity = Identity { membership, blank, ..self.current.identity.clone() };
+        let identity = Identity { membership, blank, floors, ..self.current.identity.clone() };
         self.write(Superblock { identity, ..self.current.clone() })?;
+        self.write(self.current.clone())
+    }
+
+    /// Makes the brick another one, blank, that goes on from `start`; in both copies, durable when done.
+    pub(super) fn write_adoption(
+        &mut self,
+        brick: BrickUuid,
+        membership: Membership,
+        start: StartCounter,
+    ) -> Result<(), StoreError> {
+        let (membership, floors) = (Some(membership), Floors::default());
+        let identity = Identity { brick, membership, blank: true, floors, ..self.current.identity.clone() };
+        self.write(Superblock { identity, start, ..self.current.clone() })?;
         self.write(self.current.clone())
     }
 

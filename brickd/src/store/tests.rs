@@ -82,15 +82,31 @@ fn maps_from_before_a_brick_was_blank_are_lost() {
     let (map, _) = dirty_image(&path);
     let mut store = open(&path).unwrap();
     dirty::save(&path, LaneIndex(2), store.incarnation, std::slice::from_ref(&map)).unwrap();
-    write_identity(&path, &mut store.superblock, None, true).unwrap();
+    write_identity(&path, &mut store.superblock, None, true, Floors::default()).unwrap();
     drop(store);
     let mut store = open(&path).unwrap();
     assert!(store.identity.blank && store.dirty[2].1[0].exact, "the engines know better");
-    write_identity(&path, &mut store.superblock, None, false).unwrap();
+    write_identity(&path, &mut store.superblock, None, false, Floors::default()).unwrap();
     drop(store);
     let store = open(&path).unwrap();
     assert!(!store.identity.blank);
     assert!(store.dirty.iter().all(|(_, maps)| !maps[0].exact && maps[0].shards.is_empty()));
+}
+
+#[test]
+fn a_brick_that_took_anothers_place_opens_as_that_one() {
+    let (_parent, path) = formatted();
+    let mut store = open(&path).unwrap();
+    let other = BrickUuid::from_bytes([0xee; 16]);
+    let membership = Membership { volume: brick_wire::VolumeUuid::NIL, group: 1, members: vec![other] };
+    write_adoption(&mut store.superblock, other, membership.clone(), StartCounter(1 << 20)).unwrap();
+    drop(store);
+    for start in 1..3 {
+        let store = open(&path).unwrap();
+        assert_eq!((store.identity.brick, store.identity.blank), (other, true));
+        assert_eq!(store.identity.membership, Some(membership.clone()));
+        assert_eq!(store.incarnation.start, StartCounter((1 << 20) + start));
+    }
 }
 
 #[test]

@@ -87,6 +87,51 @@ pub enum VolumeCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Puts a freshly formatted brick in the place of one whose disk is lost, and heals it
+    #[command(
+        after_help = "The new brick is formatted with the old one's role, runs, and belongs to no volume yet. It takes \
+                            the old one's place in every record, and in the volume file, which all clients then need \
+                            anew: those that run go on without the new brick until they are started again. Says first \
+                            what will happen, and changes nothing without a yes. Interrupted, it is finished by the \
+                            same command.\n\nExample:\n  brickd format --dir /srv/brick5 --role data\n  brickd run \
+                            --dir /srv/brick5 --listen 10.0.0.5:7070\n  brickctl -v vms.toml volume replace-brick \
+                            10.0.0.2:7070 10.0.0.5:7070"
+    )]
+    ReplaceBrick {
+        /// The brick that is lost, as the volume file names it
+        old: String,
+        /// Where the new one is
+        new: String,
+        #[command(flatten)]
+        how: ReplaceArguments,
+    },
+    /// Puts a freshly formatted brick in the place of the one that was at the same address, and heals it
+    #[command(
+        after_help = "For a disk that was changed: format an empty directory on it, and serve that where the old one \
+                            was. Clients that run go on, and heal the new brick. Says first what will happen, and \
+                            changes nothing without a yes. Interrupted, it is finished by the same command.\n\n\
+                            Example:\n  brickd format --dir /srv/brick2 --role data\n  brickd run --dir /srv/brick2 \
+                            --listen 10.0.0.2:7070\n  brickctl -v vms.toml volume reset-brick 10.0.0.2:7070"
+    )]
+    ResetBrick {
+        /// Where the brick was and is, as the volume file names it
+        brick: String,
+        #[command(flatten)]
+        how: ReplaceArguments,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct ReplaceArguments {
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Leave the copying to clients, agents, or `heal run`
+    #[arg(long)]
+    pub no_heal: bool,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Subcommand, Debug)]

@@ -62,7 +62,7 @@ pub enum Error {
         name: String,
     },
     /// Nobody said yes.
-    #[error("nothing was changed: this needs a yes; answer with the image's name, or give --yes")]
+    #[error("nothing was changed: this needs a yes; answer with what is asked for, or give --yes")]
     NotConfirmed,
     /// Import into an image that is too small.
     #[error(

@@ -1,4 +1,6 @@
-//! How answers look: tables for people, one line of JSON for programs.
+//! How answers look: tables for people, one line of JSON for programs. And how a yes is asked for.
+
+use std::io::{BufRead, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -59,6 +61,18 @@ pub fn image_bar() -> ProgressBar {
 pub fn summary_bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{msg}");
     ProgressBar::new(1).with_style(style.expect("a constant template"))
+}
+
+/// Whether somebody at the terminal types `word`, which is the `what` of that which is at stake.
+pub fn confirmed(what: &str, word: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    eprint!("Type the {what} to go on: ");
+    // A prompt that can't be shown is one that nobody answers.
+    let shown = std::io::stderr().flush().is_ok();
+    let mut answer = String::new();
+    shown && std::io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == word
 }
 
 #[cfg(test)]

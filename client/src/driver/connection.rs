@@ -78,6 +78,15 @@ pub enum ConnectError {
         /// What was wrong.
         source: BodyError,
     },
+    /// Another brick has taken its place.
+    #[error(
+        "{address} is a disk whose place another brick has taken: what it remembers doesn't count; stop it, and use the \
+         volume file with the other brick's address"
+    )]
+    Retired {
+        /// Where.
+        address: String,
+    },
     /// The brick doesn't want us.
     #[error("{address} refused the connection: {reason}")]
     Refused {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use brick_wire::decode::Frame;
 use brick_wire::handshake::Welcome;
-use brick_wire::{BrickUuid, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId};
+use brick_wire::{BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId};
 use bytes::Bytes;
 use monoio::io::Canceller;
 use tokio::sync::oneshot;
@@ -86,6 +86,18 @@ impl Control {
                 seconds: ANSWER_TIMEOUT.as_secs(),
             }),
         }
+    }
+
+    /// Itself, unless the life that welcomed us is below its floor, as another brick of its group told: whoever asks
+    /// mustn't count it, and it is told not to vote (rule R2).
+    pub(crate) async fn unless_retired(self, floors: &Floors) -> Result<Control, ConnectError> {
+        if !floors.is_retired(self.welcome.brick, self.welcome.incarnation.start) {
+            return Ok(self);
+        }
+        if !self.welcome.blank {
+            let _not_counted_anyhow = self.ask(Opcode::BlankDeclare, Vec::new()).await;
+        }
+        Err(ConnectError::Retired { address: self.address.clone() })
     }
 
     /// A request without parameters.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use brick_wire::body::Attach;
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BrickUuid, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId};
+use brick_wire::{BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId};
 use bytes::Bytes;
 use monoio::io::Canceller;
 use tokio::sync::Notify;
@@ -30,8 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(1000);
 
 /// What a link tells its owner.
 pub(crate) enum LinkEvent {
-    /// Up.
-    Up(LinkInfo),
+    /// Up; the brick told these floors.
+    Up(LinkInfo, Floors),
     /// Down, and not because the owner said so.
     Down,
     /// Could not be brought up; it is tried again.
@@ -192,13 +192,14 @@ async fn run(shared: &Rc<Shared>, notify: &Rc<impl Fn(LinkEvent) + 'static>, con
         state.outboxes = outboxes;
         state.canceller = canceller;
     }
-    notify(LinkEvent::Up(LinkInfo {
+    let info = LinkInfo {
         incarnation: welcome.incarnation,
         cores: welcome.cores,
         lanes: welcome.lanes,
         blank: welcome.blank,
         lease: Duration::from_millis(u64::from(welcome.lease_ms)),
-    }));
+    };
+    notify(LinkEvent::Up(info, welcome.floors));
     ended.notified().await;
     let told = {
         let mut state = shared.state.borrow_mut();

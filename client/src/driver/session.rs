@@ -169,7 +169,7 @@ impl Shared {
         {
             let mut group = self.group.borrow_mut();
             match event {
-                LinkEvent::Up(info) => group.handle_link_up(now, brick, info),
+                LinkEvent::Up(info, floors) => group.handle_link_up(now, brick, info, &floors),
                 LinkEvent::Down => group.handle_link_down(now, brick),
                 LinkEvent::Failed => group.handle_link_failed(now, brick),
                 LinkEvent::Frame(core, frame) => group.handle_reply(now, brick, core, frame),

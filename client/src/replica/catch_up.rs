@@ -9,7 +9,7 @@ use brick_wire::decode::Frame;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
-    BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Header, Incarnation, Opcode, RequestId, Status,
+    BrickIndex, BrickSet, CoreIndex, Epoch, Flags, Floors, Header, Incarnation, Opcode, RequestId, Status,
 };
 use bytes::Bytes;
 
@@ -181,6 +181,46 @@ impl Group {
         let member = record.members.get(usize::from(brick.0));
         let (Some(member), Some(seen)) = (member, self.brick(brick).seen) else { return false };
         is_older(seen, member.incarnation)
+    }
+
+    /// Whether a life of the brick is below its floor: another brick took its place, and promised in its name what this
+    /// one doesn't know, even where no record shows that yet (rule R2).
+    pub(super) fn is_retired(&self, brick: BrickIndex, life: Incarnation) -> bool {
+        self.floors.is_retired(self.config.bricks[usize::from(brick.0)].brick, life.start)
+    }
+
+    /// A brick told its floors. Links to retired lives that are up already have been counted on: they start over, and
+    /// with them what was promised there.
+    pub(super) fn learn_floors(&mut self, floors: &Floors) {
+        if !self.floors.merge(floors) {
+            return;
+        }
+        for index in 0..self.bricks.len() {
+            let brick = BrickIndex(index as u8);
+            let counted = self.brick(brick).link.filter(|link| !link.blank);
+            if counted.is_some_and(|link| self.is_retired(brick, link.incarnation)) {
+                self.reset_link(brick, "another brick has taken its place");
+            }
+        }
+        self.expel_old_copies();
+    }
+
+    /// The bricks of a record's S whose copy is that of a retired life: who took the place has none. (A start of 0 is
+    /// nobody's: the image was created while the brick was away, and is all zeros in either life.)
+    pub(super) fn retired_copies(&self, record: &EpochRecord) -> BrickSet {
+        let retired = |brick: &BrickIndex| {
+            let life = record.members.get(usize::from(brick.0)).map(|member| member.incarnation);
+            life.is_some_and(|life| life.start.0 > 0 && self.is_retired(*brick, life))
+        };
+        record.in_sync.iter().filter(retired).collect()
+    }
+
+    /// Has such copies, and those of blank bricks, leave S, although nobody waits for them. A link may have come up, or a
+    /// floor been told, while the record was being decided.
+    pub(super) fn expel_old_copies(&mut self) {
+        let Some(record) = &self.record else { return };
+        let old = self.retired_copies(record).union(self.blank().intersection(record.in_sync));
+        old.iter().for_each(|brick| self.expel_blank(brick));
     }
 
     /// Tells a brick that it is blank: it won't vote again before it has learned its registers.

@@ -339,6 +339,7 @@ impl Group {
             // Nor does an older copy's life ever replace the one it forgot: nobody could tell any more.
             if let Some(seen) = self.brick(brick).seen
                 && !is_older(seen, member.incarnation)
+                && !self.is_retired(brick, seen)
                 && !(unequal && record.in_sync.contains(brick))
             {
                 *member = Member { incarnation: seen, ..*member };
@@ -412,6 +413,7 @@ impl Group {
         let outside = self.bricks_where(|brick| brick.lost_memory).difference(record.in_sync);
         outside.iter().for_each(|brick| self.brick_mut(brick).lost_memory = false);
         self.record = Some(record);
+        self.expel_old_copies();
         if let Some(brick) = left_out {
             self.stop_heal(brick);
         }

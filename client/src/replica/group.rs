@@ -10,7 +10,7 @@ use brick_wire::overlap::OverlapQueue;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::record::EpochRecord;
 use brick_wire::{
-    BlockSet, BrickIndex, BrickSet, CoreIndex, Flags, Generation, Header, Opcode, ShardIndex, Status,
+    BlockSet, BrickIndex, BrickSet, CoreIndex, Flags, Floors, Generation, Header, Opcode, ShardIndex, Status,
     Timestamp,
 };
 use bytes::Bytes;
@@ -56,6 +56,8 @@ pub struct Group {
     /// The record this session last got decided.
     pub(super) record: Option<EpochRecord>,
     pub(super) change: Option<Change>,
+    /// Lives of bricks that don't count any more, as any brick has told (rule R2).
+    pub(super) floors: Floors,
     /// The highest ballot counter seen anywhere.
     pub(super) counter_seen: u64,
     /// Members of S that have to leave it.
@@ -128,6 +130,7 @@ impl Group {
             pending: PendingTable::new(),
             record: None,
             change: None,
+            floors: Floors::default(),
             counter_seen: 0,
             dropping: BrickSet::EMPTY,
             joining: None,
@@ -186,13 +189,19 @@ impl Group {
         self.actions.pop_front()
     }
 
-    /// All connections to a brick are up.
-    pub fn handle_link_up(&mut self, now: Timestamp, brick: BrickIndex, info: LinkInfo) {
+    /// All connections to a brick are up; its welcome told these `floors`.
+    pub fn handle_link_up(&mut self, now: Timestamp, brick: BrickIndex, info: LinkInfo, floors: &Floors) {
         self.now = now;
+        self.learn_floors(floors);
         let state = self.brick_mut(brick);
         assert!(state.link.is_none(), "a link comes up once");
         state.link = Some(info);
         state.attempted = true;
+        if self.is_retired(brick, info.incarnation) {
+            // Whatever it remembers, it isn't the brick that the record means: that one is away.
+            self.declare_blank(brick);
+            return self.progress();
+        }
         if info.blank {
             self.expel_blank(brick);
         }

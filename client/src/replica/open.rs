@@ -153,11 +153,11 @@ impl Group {
         }
         if base.kind == RecordKind::Closed {
             // Nothing is to be done, and who isn't there stays in S until the first write. But not an older copy.
-            let others = record.in_sync.difference(self.blank());
+            let others = record.in_sync.difference(self.blank()).difference(self.retired_copies(base));
             record.in_sync = if others.is_empty() { record.in_sync } else { others };
             return Ok(record);
         }
-        let reachable = base.in_sync.intersection(promised);
+        let reachable = base.in_sync.intersection(promised).difference(self.retired_copies(base));
         if self.good_copies(base, promised).is_empty() {
             return Err(GroupError::NoGoodCopy { in_sync: self.addresses(base.in_sync) });
         }
@@ -176,7 +176,7 @@ impl Group {
             return BrickSet::only(brick).intersection(bricks).intersection(self.config.data_bricks());
         }
         // An older copy of itself hasn't kept them either.
-        let candidates = base.in_sync.difference(self.blank());
+        let candidates = base.in_sync.difference(self.blank()).difference(self.retired_copies(base));
         let reachable = candidates.intersection(bricks);
         if base.kind == RecordKind::Closed || reachable == candidates {
             return reachable;

@@ -81,7 +81,7 @@ impl Volume {
         Ok(outcomes)
     }
 
-    async fn heal_image(
+    pub(super) async fn heal_image(
         &self,
         name: &ImageName,
         watch: &mut impl FnMut(&HealProgress),

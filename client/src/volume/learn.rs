@@ -15,10 +15,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use brick_wire::body::Retire;
 use brick_wire::cursor::Body;
+use brick_wire::handshake::PeerKind;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{ImageState, ImageValue, RegisterEntry, RegisterKey, RegisterKind, RegisterState};
-use brick_wire::{BrickIndex, BrickSet, Opcode, Status};
+use brick_wire::{BrickIndex, BrickSet, CoreIndex, Floors, Opcode, Status};
 
 use super::registers::Reached;
 use super::{Volume, VolumeError};
@@ -109,6 +111,7 @@ impl Volume {
             }
             let Some(name) = counted_good else {
                 let registers = gather(&reached).await?;
+                self.teach_floors(address, control, &reached.floors()).await?;
                 return teach(control, address, &registers).await;
             };
             if started.elapsed() > EXPEL_PATIENCE {
@@ -116,6 +119,32 @@ impl Volume {
             }
             monoio::time::sleep(EXPEL_PAUSE).await;
         }
+    }
+
+    /// Which lives of its neighbours don't count any more, as the others know it: a brick that votes has to tell.
+    async fn teach_floors(
+        &self,
+        address: &str,
+        control: &Control,
+        floors: &Floors,
+    ) -> Result<(), VolumeError> {
+        let own = control.welcome.brick;
+        let unknown = floors
+            .iter()
+            .filter(|(brick, floor)| *brick != own && *floor > control.welcome.floors.of(*brick));
+        let unknown: Vec<_> = unknown.collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let caller = self.caller(PeerKind::Operator, Volume::fresh_session());
+        let operator = Control::open(address, &caller, own, CoreIndex(0)).await?;
+        for (brick, floor) in unknown {
+            let reply = operator.ask(Opcode::Retire, Retire { brick, floor }.to_bytes()).await?;
+            if reply.header.status != Status::Ok {
+                return Err(refused(address, reply.header.status));
+            }
+        }
+        Ok(())
     }
 
     /// Has the image's next record leave blank bricks out of S. A client that has it open does that by itself.
@@ -130,7 +159,10 @@ impl Volume {
     }
 
     /// The images with a record in the group, as a majority knows it.
-    async fn images_in(&self, reached: &Reached) -> Result<Vec<(ImageValue, EpochRecord)>, VolumeError> {
+    pub(super) async fn images_in(
+        &self,
+        reached: &Reached,
+    ) -> Result<Vec<(ImageValue, EpochRecord)>, VolumeError> {
         let mut images = Vec::new();
         for (key, state) in reached.list(RegisterKind::Epoch).await? {
             let RegisterKey::Epoch(image) = key else { continue };
@@ -164,17 +196,20 @@ async fn teach(
     address: &str,
     registers: &BTreeMap<RegisterKey, RegisterState>,
 ) -> Result<(), VolumeError> {
-    let bad = |status: Status| VolumeError::BadBrick {
-        address: address.to_owned(),
-        reason: format!("it answered {status:?} when its registers were restored"),
-    };
     for (key, state) in registers {
         let entry = RegisterEntry { key: key.clone(), state: state.clone() };
         let reply = control.ask(Opcode::RegisterLearn, entry.to_bytes()).await?;
         if reply.header.status != Status::Ok {
-            return Err(bad(reply.header.status));
+            return Err(refused(address, reply.header.status));
         }
     }
     let reply = control.ask(Opcode::BlankClear, Vec::new()).await?;
-    if reply.header.status == Status::Ok { Ok(()) } else { Err(bad(reply.header.status)) }
+    if reply.header.status == Status::Ok { Ok(()) } else { Err(refused(address, reply.header.status)) }
+}
+
+fn refused(address: &str, status: Status) -> VolumeError {
+    VolumeError::BadBrick {
+        address: address.to_owned(),
+        reason: format!("it answered {status:?} when its registers were restored"),
+    }
 }

@@ -12,6 +12,7 @@ mod history;
 mod images;
 mod learn;
 mod registers;
+mod replace;
 mod scrub;
 mod status;
 mod survey;
@@ -19,7 +20,7 @@ mod survey;
 use std::rc::Rc;
 
 use brick_wire::handshake::PeerKind;
-use brick_wire::{CoreIndex, SessionId};
+use brick_wire::{CoreIndex, Floors, SessionId};
 
 pub use self::agent::{AgentEvent, AgentOptions, HEALS_MAX, ScrubSchedule};
 pub use self::create::BrickSpec;
@@ -27,6 +28,7 @@ pub use self::declare::DeclarePrice;
 pub use self::heal::{HealOutcome, HealProgress};
 pub use self::history::HealMemory;
 pub use self::images::{CreateOptions, ImageInfo, OpenOptions};
+pub use self::replace::{Replacement, ReplacementState};
 pub use self::scrub::{ScrubOptions, ScrubOutcome, ScrubProgress, ScrubState};
 pub use self::status::{
     BrickHealth, BrickState, BrickUsage, GroupUsage, HealthState, ImageHealth, VolumeUsage,
@@ -113,6 +115,28 @@ pub enum VolumeError {
         /// Why.
         reason: String,
     },
+    /// A brick can't be replaced now.
+    #[error("{address} can't be replaced: {reason}")]
+    CannotReplace {
+        /// Which brick.
+        address: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// It has what nobody else has.
+    #[error(
+        "{address} can't be replaced: the only good copy of image {name:?} is on it; bring it back until that is \
+         healed, or say with `image declare-good {name}` that another copy counts"
+    )]
+    SoleGoodCopy {
+        /// Which brick.
+        address: String,
+        /// Which image.
+        name: String,
+    },
+    /// The volume file doesn't list it.
+    #[error("{0} is no brick of this volume; `volume status` lists them")]
+    NoSuchBrick(String),
     /// An arbiter has no data that could be good.
     #[error("{0} is an arbiter: it holds no data that could be declared good; name a data brick")]
     NoCopyThere(String),
@@ -190,7 +214,8 @@ impl Volume {
         Caller { kind, volume: self.config.volume, session, name: self.client_name.to_string() }
     }
 
-    /// Connections to core 0 of every brick of a group, under one session.
+    /// Connections to core 0 of every brick of a group, under one session. Retired lives count as away: any quorum has
+    /// a brick that knows their floor.
     async fn reach(&self, group: &Group, session: SessionId) -> Vec<Result<Rc<Control>, Rc<ConnectError>>> {
         let caller = self.caller(PeerKind::Client, session);
         let tasks: Vec<_> = group
@@ -198,14 +223,24 @@ impl Volume {
             .iter()
             .map(|brick| {
                 let (address, caller, uuid) = (brick.address.clone(), caller.clone(), brick.brick);
-                monoio::spawn(async move {
-                    Control::open(&address, &caller, uuid, CoreIndex(0)).await.map(Rc::new).map_err(Rc::new)
-                })
+                monoio::spawn(async move { Control::open(&address, &caller, uuid, CoreIndex(0)).await })
             })
             .collect();
-        let mut controls = Vec::new();
+        let (mut opened, mut floors) = (Vec::new(), Floors::default());
         for task in tasks {
-            controls.push(task.await);
+            let control = task.await;
+            if let Ok(control) = &control {
+                floors.merge(&control.welcome.floors);
+            }
+            opened.push(control);
+        }
+        let mut controls = Vec::new();
+        for control in opened {
+            let counted = match control {
+                Ok(control) => control.unless_retired(&floors).await,
+                Err(error) => Err(error),
+            };
+            controls.push(counted.map(Rc::new).map_err(Rc::new));
         }
         controls
     }

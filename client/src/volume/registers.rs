@@ -9,7 +9,7 @@ use brick_wire::decode::Frame;
 use brick_wire::register::{
     RegisterEntry, RegisterKey, RegisterKind, RegisterListRequest, RegisterPage, RegisterState,
 };
-use brick_wire::{BrickIndex, BrickSet, Epoch, Flags, Header, Opcode, RequestId, Status};
+use brick_wire::{BrickIndex, BrickSet, Epoch, Flags, Floors, Header, Opcode, RequestId, Status};
 use tokio::sync::mpsc;
 
 use super::{Volume, VolumeError};
@@ -83,6 +83,15 @@ impl Reached {
 
     fn is_quorum(&self, bricks: BrickSet) -> bool {
         self.quorum.is_reached_by(bricks, self.controls.len())
+    }
+
+    /// Retired lives of the group's bricks, as the voters told when they were connected to.
+    pub(super) fn floors(&self) -> Floors {
+        let mut floors = Floors::default();
+        for (_, control) in self.voters() {
+            floors.merge(&control.welcome.floors);
+        }
+        floors
     }
 
     /// Bricks that are there and may vote.

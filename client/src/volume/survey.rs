@@ -16,7 +16,7 @@ use brick_wire::decode::Frame;
 use brick_wire::handshake::PeerKind;
 use brick_wire::record::EpochRecord;
 use brick_wire::register::{ImageState, ImageValue, NameValue, RegisterKey, RegisterKind, RegisterState};
-use brick_wire::{BrickIndex, CoreIndex, Epoch, Flags, ImageUuid, Opcode, SessionId, Status};
+use brick_wire::{BrickIndex, CoreIndex, Epoch, Flags, Floors, ImageUuid, Opcode, SessionId, Status};
 
 use super::registers::{Reached, list_one};
 use super::{Volume, VolumeError};
@@ -73,16 +73,25 @@ impl Volume {
         for group in groups {
             let connect = |brick: &BrickConfig| {
                 let (brick, caller, timeout) = (brick.clone(), caller.clone(), self.config.brick_timeout);
-                monoio::spawn(async move { BrickLink::open(&brick, &caller, timeout).await })
+                monoio::spawn(async move { open_control(&brick, &caller, timeout).await })
             };
             let bricks: Vec<_> = self.config.groups[group].bricks.iter().map(connect).collect();
             tasks.push((group, bricks));
         }
         let mut survey = Survey { groups: BTreeMap::new(), session };
         for (group, tasks) in tasks {
-            let mut bricks = Vec::new();
+            let (mut controls, mut floors) = (Vec::new(), Floors::default());
             for task in tasks {
-                bricks.push(task.await.map(Rc::new).map_err(Rc::new));
+                let control = task.await;
+                if let Ok(control) = &control {
+                    floors.merge(&control.welcome.floors);
+                }
+                controls.push(control);
+            }
+            let mut bricks = Vec::new();
+            for (control, brick) in controls.into_iter().zip(&self.config.groups[group].bricks) {
+                let link = BrickLink::new(control, &floors, brick, &caller, self.config.brick_timeout).await;
+                bricks.push(link.map(Rc::new).map_err(Rc::new));
             }
             survey.groups.insert(group, bricks);
         }
@@ -194,15 +203,18 @@ impl Survey {
 }
 
 impl BrickLink {
-    /// Connects to core 0, which says how many others there are.
-    async fn open(
+    /// From the connection to core 0, which says how many others there are. A retired life counts as away.
+    async fn new(
+        control: Result<Control, ConnectError>,
+        floors: &Floors,
         brick: &BrickConfig,
         caller: &Caller,
         timeout: Duration,
     ) -> Result<BrickLink, ConnectError> {
-        let silence = || ConnectError::Timeout { address: brick.address.clone(), seconds: timeout.as_secs() };
-        let connect = Control::open(&brick.address, caller, brick.brick, CoreIndex(0));
-        let first = monoio::time::timeout(timeout, connect).await.unwrap_or_else(|_| Err(silence()))?;
+        let first = match monoio::time::timeout(timeout, control?.unless_retired(floors)).await {
+            Ok(counted) => counted?,
+            Err(_) => return Err(silence(brick, timeout)),
+        };
         Ok(BrickLink {
             config: brick.clone(),
             caller: caller.clone(),
@@ -291,6 +303,19 @@ impl BrickLink {
             }
         }
     }
+}
+
+async fn open_control(
+    brick: &BrickConfig,
+    caller: &Caller,
+    timeout: Duration,
+) -> Result<Control, ConnectError> {
+    let connect = Control::open(&brick.address, caller, brick.brick, CoreIndex(0));
+    monoio::time::timeout(timeout, connect).await.unwrap_or_else(|_| Err(silence(brick, timeout)))
+}
+
+fn silence(brick: &BrickConfig, timeout: Duration) -> ConnectError {
+    ConnectError::Timeout { address: brick.address.clone(), seconds: timeout.as_secs() }
 }
 
 fn sum(left: ImageStatus, right: ImageStatus) -> ImageStatus {

@@ -109,6 +109,15 @@ impl Brick {
         self.boot = Some(boot);
     }
 
+    /// Another disk at the same address: formats `directory` and serves that from now on.
+    #[track_caller]
+    pub fn start_empty(&mut self, directory: PathBuf) {
+        assert!(self.process.is_none(), "it is stopped");
+        run(brickd().args(["format", "--lanes", "8", "--role", self.role, "--dir"]).arg(&directory)).ok();
+        self.directory = directory;
+        self.start();
+    }
+
     /// As a crash.
     #[track_caller]
     pub fn kill(&mut self) {

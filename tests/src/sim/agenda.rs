@@ -35,6 +35,10 @@ pub enum Happening {
     EngineTimer(BrickIndex, Life, CoreIndex),
     /// A dead brick starts.
     Start(BrickIndex),
+    /// A brick stops, to start again.
+    Stop(BrickIndex, Life),
+    /// It starts again.
+    StartAgain(BrickIndex),
     /// A group asked to be called.
     GroupTimer(SessionId),
     /// A session connects to a brick (again).

@@ -10,7 +10,8 @@ use std::fmt;
 use brick_wire::decode::Frame as WireFrame;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{
-    BootUuid, BrickIndex, BrickUuid, CoreIndex, Header, Incarnation, LaneIndex, Role, StartCounter, Timestamp,
+    BootUuid, BrickIndex, BrickUuid, CoreIndex, Floors, Header, Incarnation, LaneIndex, Role, StartCounter,
+    Timestamp,
 };
 use brickd::buffer::Pool;
 use brickd::engine::{
@@ -71,6 +72,8 @@ pub struct Process {
     pub work: BTreeMap<(CoreIndex, OperationId), DiskWork>,
     /// It was told to stop.
     pub stopping: bool,
+    /// It starts again by itself once it has stopped.
+    pub restarts: bool,
 }
 
 impl fmt::Debug for Process {
@@ -102,6 +105,14 @@ pub struct Brick {
     pub restored_at: Timestamp,
     /// It has its registers back.
     pub taught: bool,
+    /// Its disk is lost: it stays down until an empty one has taken the place.
+    pub lost: bool,
+    /// An empty disk took its place, and the operator isn't done with it.
+    pub fresh: bool,
+    /// The disk whose place the present one took, and its count.
+    pub retired: Option<(Disk, u64)>,
+    /// That disk is back in its place, by mistake: the right one, its count, and until when.
+    pub mistaken: Option<(Disk, u64, Timestamp)>,
     /// Boots so far.
     pub boots: u64,
     /// When the present boot began.
@@ -126,7 +137,7 @@ impl Brick {
         Brick {
             index: BrickIndex(index as u8),
             role,
-            disk: Disk::formatted(),
+            disk: Disk::formatted(brick_uuid(index)),
             process: None,
             lives: 0,
             starts: 0,
@@ -134,6 +145,10 @@ impl Brick {
             restored: false,
             restored_at: Timestamp::ZERO,
             taught: false,
+            lost: false,
+            fresh: false,
+            retired: None,
+            mistaken: None,
             boots: 1,
             booted_at: Timestamp::ZERO,
             powered: true,
@@ -146,9 +161,9 @@ impl Brick {
         }
     }
 
-    /// Its name.
+    /// Its name, as its disk has it.
     pub fn uuid(&self) -> BrickUuid {
-        brick_uuid(usize::from(self.index.0))
+        self.disk.brick
     }
 
     /// The present life, as peers see it.
@@ -181,6 +196,7 @@ impl Brick {
             slots: BTreeMap::new(),
             work: BTreeMap::new(),
             stopping: false,
+            restarts: false,
         });
     }
 
@@ -201,6 +217,7 @@ impl Brick {
             brick: self.uuid(),
             membership: self.disk.membership.clone(),
             blank: self.disk.blank,
+            floors: self.disk.floors.clone(),
             incarnation: self.incarnation(),
             lease: config.lease,
             credit_bytes: CREDIT_BYTES,
@@ -216,7 +233,7 @@ impl Brick {
 
     /// What the store does for `WriteIdentity`: with its blankness an older copy loses its saved maps, which
     /// are as old as it is.
-    pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool) {
+    pub fn write_identity(&mut self, membership: Option<Membership>, blank: bool, floors: Floors) {
         if self.disk.blank && !blank {
             self.taught = true;
             let nothing_known =
@@ -225,12 +242,18 @@ impl Brick {
                 self.disk.saved.insert(LaneIndex(lane), vec![nothing_known.clone()]);
             }
         }
-        (self.disk.membership, self.disk.blank) = (membership, blank);
+        (self.disk.membership, self.disk.blank, self.disk.floors) = (membership, blank, floors);
+    }
+
+    /// What the store does for `Adopt`.
+    pub fn adopt(&mut self, brick: BrickUuid, membership: Membership, start: StartCounter) {
+        (self.disk.brick, self.disk.membership, self.disk.blank) = (brick, Some(membership), true);
+        self.starts = start.0;
     }
 
     /// Whether it may not vote, or has forgotten promises and nobody has noticed.
     pub fn needs_operator(&self) -> bool {
-        self.restored || self.disk.blank
+        self.restored || self.disk.blank || self.lost || self.mistaken.is_some()
     }
 
     /// The process, if it is the one that `life` names.

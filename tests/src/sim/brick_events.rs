@@ -19,13 +19,14 @@ use super::world::World;
 impl World {
     /// Starts a brick's process, unless it runs.
     pub fn start_brick(&mut self, brick: BrickIndex) {
-        if self.brick(brick).process.is_some() {
+        if self.brick(brick).process.is_some() || self.brick(brick).lost {
             return;
         }
         let cores = self.random.within(1..=u64::from(self.config.cores_max)) as u16;
         let copied = self.brick(brick).older.is_some();
         // Rarely a newer one: the older a copy, the more it has forgotten.
-        if self.config.faults.restore > 0 && (!copied || self.random.chance(0.2)) {
+        let member = self.brick(brick).disk.membership.is_some();
+        if self.config.faults.restore > 0 && member && (!copied || self.random.chance(0.2)) {
             let state = self.brick(brick);
             let mut copy = state.disk.clone();
             let starts = state.starts;
@@ -125,6 +126,10 @@ impl World {
                 let (life, due) = (process.life, *last);
                 self.agenda.at(due, Happening::CoreMessage(brick, life, core, to));
             }
+            Action::Restart => {
+                let life = self.brick(brick).process.as_ref().expect("it acts").life;
+                self.agenda.after(Duration::from_micros(1), Happening::Stop(brick, life));
+            }
             Action::Stopped { clean } => self.core_stopped(brick, core, clean),
         }
     }
@@ -134,6 +139,9 @@ impl World {
         process.stopped[usize::from(core.0)] = Some(clean);
         if process.stopped.iter().all(Option::is_some) {
             let all_clean = process.stopped.iter().all(|stopped| *stopped == Some(true));
+            if process.restarts {
+                self.agenda.after(Duration::from_micros(1), Happening::StartAgain(brick));
+            }
             self.note_brick(brick, format_args!("has stopped, clean {all_clean}"));
             self.end_process(brick);
             if !all_clean {

@@ -48,6 +48,8 @@ pub struct Faults {
     pub power_cut: u32,
     /// A brick is replaced by an older copy of itself: it has forgotten promises.
     pub restore: u32,
+    /// A brick's disk is lost and an empty one takes its place; later the lost one may come back.
+    pub replace: u32,
     /// A brick is stopped and started in order.
     pub restart: u32,
     /// A connection breaks.
@@ -269,6 +271,8 @@ fn draw_shape(random: &mut Random) -> (Vec<Role>, Quorum) {
 }
 
 fn draw_faults(random: &mut Random, short: bool) -> Faults {
+    // By a die of its own: seeds from before there was this fault, and that don't draw it, do what they did.
+    let mut aside = Random::new(random.clone().bits() ^ 0x7265_706c_6163_6564);
     let mut weight = |choices: &[u32]| random.pick(choices);
     let pause_ms = if short { weight(&[2, 15, 60, 250]) } else { weight(&[15, 60, 250, 1000]) };
     let mut faults = Faults {
@@ -279,6 +283,7 @@ fn draw_faults(random: &mut Random, short: bool) -> Faults {
         kill_all: weight(&[0, 0, 0, 1]),
         power_cut: weight(&[0, 0, 0, 1]),
         restore: weight(&[0, 0, 0, 4]),
+        replace: aside.pick(&[0, 0, 0, 0, 0, 0, 4, 24]),
         restart: weight(&[0, 0, 1, 2]),
         reset: weight(&[0, 0, 2, 4]),
         partition: weight(&[0, 0, 2, 4]),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use brick_wire::checksum::block_hash;
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
-use brick_wire::{ImageUuid, LaneIndex, ShardIndex};
+use brick_wire::{BrickUuid, Floors, ImageUuid, LaneIndex, ShardIndex};
 use brickd::engine::{ActiveShard, Membership, SavedDirty};
 
 use super::content::{self, Content};
@@ -55,10 +55,14 @@ pub struct Disk {
     /// Blocks that aren't a client's: pages of CRCs, by the hash that stands for them in a file.
     pages: BTreeMap<u64, Arc<[u8]>>,
     registers: BTreeMap<RegisterKey, RegisterState>,
+    /// Whose disk it is.
+    pub brick: BrickUuid,
     /// What `WriteIdentity` wrote last.
     pub membership: Option<Membership>,
     /// Whether the registers were lost (rule R2).
     pub blank: bool,
+    /// Retired lives of the other members (rule R2).
+    pub floors: Floors,
     /// The shards in the activity log, by lane.
     pub active: BTreeMap<LaneIndex, Vec<ActiveShard>>,
     /// Dirty maps as they were saved last, by lane.
@@ -69,8 +73,8 @@ pub struct Disk {
 
 impl Disk {
     /// The disk of a brick that has never run.
-    pub fn formatted() -> Disk {
-        Disk { clean: true, ..Disk::default() }
+    pub fn formatted(brick: BrickUuid) -> Disk {
+        Disk { clean: true, brick, ..Disk::default() }
     }
 
     /// Whether a shard's file exists.

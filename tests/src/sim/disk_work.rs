@@ -109,10 +109,15 @@ impl World {
                     let whole = self.random.index(entries.len() + 1);
                     disk.append(&entries[..whole]);
                 }
-                DiskWork::Other(DiskRequest::WriteIdentity { membership, blank })
+                DiskWork::Other(DiskRequest::WriteIdentity { membership, blank, floors })
                     if self.random.chance(0.5) =>
                 {
-                    state.write_identity(membership, blank);
+                    state.write_identity(membership, blank, floors);
+                }
+                DiskWork::Other(DiskRequest::Adopt { brick, membership, start })
+                    if self.random.chance(0.5) =>
+                {
+                    state.adopt(brick, membership, start);
                 }
                 DiskWork::Other(request) if is_mark(&request) || self.random.chance(0.5) => {
                     replace_lane_file(disk, request);
@@ -229,7 +234,10 @@ fn finish_other(
             }
             brick.disk.append(&entries);
         }
-        DiskRequest::WriteIdentity { membership, blank } => brick.write_identity(membership, blank),
+        DiskRequest::WriteIdentity { membership, blank, floors } => {
+            brick.write_identity(membership, blank, floors);
+        }
+        DiskRequest::Adopt { brick: uuid, membership, start } => brick.adopt(uuid, membership, start),
         DiskRequest::SaveDirty { .. } if is_mark(&request) => replace_lane_file(&mut brick.disk, request),
         DiskRequest::SaveDirty { .. } if brick.full => return Err(DiskError::NoSpace),
         DiskRequest::WriteActivity { .. } | DiskRequest::SaveDirty { .. } => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use brick_wire::{BrickIndex, BrickSet, CoreIndex};
 use brickd::engine::Event;
 
-use super::agenda::Happening;
+use super::agenda::{Happening, Life};
 use super::config::Moment;
 use super::world::World;
 
@@ -26,7 +26,7 @@ impl World {
             self.agenda.after(delay, Happening::Open(client));
         }
         self.agenda.after(self.config.faults.pause, Happening::Fault);
-        if self.config.faults.restore > 0 {
+        if self.config.faults.restore > 0 || self.config.faults.replace > 0 {
             self.inspect();
         }
     }
@@ -40,7 +40,7 @@ impl World {
         let pause = self.random.around(self.config.faults.pause);
         self.agenda.after(pause, Happening::Fault);
         let faults = self.config.faults;
-        let kinds: [(u32, Strike); 14] = [
+        let kinds: [(u32, Strike); 15] = [
             (faults.kill, |world| {
                 let brick = world.any_brick();
                 world.fail_brick(brick, false);
@@ -52,6 +52,7 @@ impl World {
             (faults.kill_all, |world| world.fail_all(false)),
             (faults.power_cut, |world| world.fail_all(true)),
             (faults.restore, World::restore_brick),
+            (faults.replace, World::replace_brick),
             (faults.restart, |world| {
                 let brick = world.any_brick();
                 world.stop_brick(brick);
@@ -184,7 +185,7 @@ impl World {
         self.random.around(Duration::from_millis(mean))
     }
 
-    fn fail_brick(&mut self, brick: BrickIndex, power: bool) {
+    pub(super) fn fail_brick(&mut self, brick: BrickIndex, power: bool) {
         let is_down = self.brick(brick).process.is_none();
         if (is_down && (!power || !self.brick(brick).powered)) || !self.may_restart(brick) {
             return;
@@ -246,6 +247,14 @@ impl World {
         if self.may_restart(brick) && self.shut_down(brick) {
             let downtime = self.downtime() + Duration::from_millis(50);
             self.agenda.after(downtime, Happening::Start(brick));
+        }
+    }
+
+    /// A brick that has become another one stops in order, and starts at once.
+    pub(super) fn restart_brick(&mut self, brick: BrickIndex, life: Life) {
+        if let Some(process) = self.brick(brick).process_of(life) {
+            process.restarts = true;
+            self.shut_down(brick);
         }
     }
 

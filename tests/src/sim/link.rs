@@ -8,7 +8,9 @@ use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
 use brick_wire::limits::PROTOCOL_VERSION;
-use brick_wire::{BrickIndex, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, SessionId, Status};
+use brick_wire::{
+    BrickIndex, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId, SessionId, Status,
+};
 use bytes::Bytes;
 
 use super::agenda::Happening;
@@ -42,6 +44,7 @@ pub struct Link {
     /// One per core, as far as known.
     wires: Vec<Wire>,
     info: Option<LinkInfo>,
+    floors: Floors,
     /// Attempts so far: the generation of the next hello.
     attempt: u32,
     failures: u32,
@@ -138,9 +141,10 @@ impl World {
                 if ready == usize::from(info.cores) {
                     link.up = true;
                     link.failures = 0;
+                    let floors = std::mem::take(&mut link.floors);
                     let who = format_args!("{}", session.id.0);
                     self.log.line(now, who, format_args!("link to brick {} is up", brick.0));
-                    session.group.handle_link_up(now, brick, info);
+                    session.group.handle_link_up(now, brick, info, &floors);
                 }
             }
             Stage::Attaching => self.link_lost(session, brick, "attaching was refused"),
@@ -176,6 +180,10 @@ impl World {
             return self.link_lost(session, brick, "it restarted meanwhile");
         }
         link.info = Some(info);
+        if core == 0 {
+            // As the driver does: what the first connection was told.
+            link.floors = welcome.floors;
+        }
         link.wires[core].stage = Stage::Attaching;
         let key = link.wires[core].key;
         let mut header = Header::request(Opcode::Attach, RequestId(0));

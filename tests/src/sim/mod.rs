@@ -26,6 +26,7 @@ mod losses;
 pub mod network;
 pub mod operator;
 pub mod random;
+mod replace;
 pub mod scenario;
 pub mod session;
 pub mod user;

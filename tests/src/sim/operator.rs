@@ -2,18 +2,21 @@
 //!
 //! Such a brick has forgotten promises. The others' record knows more starts of it than it counts itself, so
 //! the first session that looks declares it blank; then the operator teaches it what a quorum without it
-//! holds, and restarts it until it counts more starts than anybody has seen.
+//! holds, and restarts it until it counts more starts than anybody has seen. A brick that took a lost one's place counts
+//! enough from the start, and is taught in the same way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use brick_wire::body::Retire;
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::handshake::{Hello, PeerKind};
 use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
-    BrickIndex, BrickSet, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, Role, SessionId, Status,
+    BrickIndex, BrickSet, BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId,
+    Role, SessionId, Status, VolumeUuid,
 };
 use bytes::Bytes;
 
@@ -30,6 +33,8 @@ const INSPECTION_PAUSE: Duration = Duration::from_millis(100);
 pub struct Visit {
     brick: BrickIndex,
     frames: VecDeque<Frame>,
+    /// It gives a blank brick its registers back.
+    teaches: bool,
 }
 
 impl World {
@@ -53,7 +58,7 @@ impl World {
         let now = self.agenda.now();
         let state = self.brick(brick);
         (state.disk, state.starts, state.restored_at) = (disk, starts, now);
-        (state.restored, state.taught) = (true, false);
+        (state.restored, state.taught, state.fresh) = (true, false, false);
         if was_running {
             let downtime = self.downtime();
             self.agenda.after(downtime, Happening::Start(brick));
@@ -85,24 +90,31 @@ impl World {
     }
 
     /// The starts of `brick` that the record of `other` knows.
-    fn starts_known(&self, other: BrickIndex, brick: BrickIndex) -> u64 {
+    pub(super) fn starts_known(&self, other: BrickIndex, brick: BrickIndex) -> u64 {
         let record = self.record_of(other);
         record.map_or(0, |record| record.members[usize::from(brick.0)].incarnation.start.0)
     }
 
-    fn all_bricks(&self) -> BrickSet {
+    pub(super) fn all_bricks(&self) -> BrickSet {
         self.bricks.iter().map(|brick| brick.index).collect()
     }
 
     /// The operator looks, again and again, for the brick that was restored.
     pub(super) fn inspect(&mut self) {
-        self.agenda.after(INSPECTION_PAUSE, Happening::Inspect);
+        let is_busy = self.replacing.is_some() || self.bricks.iter().any(|brick| brick.fresh);
+        let pause = if is_busy { INSPECTION_PAUSE / 10 } else { INSPECTION_PAUSE };
+        self.agenda.after(pause, Happening::Inspect);
+        self.go_on_replacing();
+        self.undo_mistakes();
+        self.tempt_lost_disks();
         let needy = self.bricks.iter().find(|brick| brick.needs_operator());
         let Some(brick) = needy.map(|brick| brick.index) else { return };
-        let visited = self.visits.values().any(|visit| visit.brick == brick);
         let state = &self.bricks[usize::from(brick.0)];
-        if state.process.is_none() || visited {
+        if state.process.is_none() || self.is_visited(brick) || state.mistaken.is_some() {
             return;
+        }
+        if state.disk.membership.is_none() {
+            return self.have_adopted(brick);
         }
         if !state.disk.blank {
             // Nobody has looked at it yet; or the last answer to the operator was lost, and all is well.
@@ -117,13 +129,41 @@ impl World {
         let mut frames: VecDeque<Frame> = VecDeque::new();
         for (key, state) in registers {
             let entry = RegisterEntry { key, state };
-            let header = Header::request(Opcode::RegisterLearn, RequestId(0));
-            frames.push_back(Frame::new(header, entry.to_bytes(), Bytes::new()));
+            frames.push_back(ask(Opcode::RegisterLearn, entry.to_bytes()));
         }
-        let header = Header::request(Opcode::BlankClear, RequestId(0));
-        frames.push_back(Frame::new(header, Vec::new(), Bytes::new()));
+        for (other, floor) in self.floors_without(brick).iter() {
+            frames.push_back(ask(Opcode::Retire, Retire { brick: other, floor }.to_bytes()));
+        }
+        frames.push_back(ask(Opcode::BlankClear, Vec::new()));
+        self.visit(brick, frames, true);
+    }
+
+    /// Goes to a brick, to say these things.
+    pub(super) fn visit(&mut self, brick: BrickIndex, frames: VecDeque<Frame>, teaches: bool) {
         let key = self.network.connect(&mut self.agenda, &mut self.random, Caller::Operator, brick);
-        self.visits.insert(key, Visit { brick, frames });
+        self.visits.insert(key, Visit { brick, frames, teaches });
+    }
+
+    pub(super) fn is_visited(&self, brick: BrickIndex) -> bool {
+        self.visits.values().any(|visit| visit.brick == brick)
+    }
+
+    /// The floors that the voters other than `brick` know, but its own.
+    fn floors_without(&self, brick: BrickIndex) -> Floors {
+        let mut floors = Floors::default();
+        for other in self.bricks.iter().filter(|other| other.index != brick && !other.disk.blank) {
+            for (member, floor) in
+                other.disk.floors.iter().filter(|(member, _)| *member != self.member(brick))
+            {
+                floors.raise(member, floor);
+            }
+        }
+        floors
+    }
+
+    /// The uuid of the place.
+    pub(super) fn member(&self, brick: BrickIndex) -> BrickUuid {
+        brick_uuid(usize::from(brick.0))
     }
 
     /// The highest promise and the last accepted value of every register of a quorum without `brick`, if
@@ -151,13 +191,14 @@ impl World {
     pub(super) fn visit_begins(&mut self, key: ConnectionKey, brick: BrickIndex) {
         let session = SessionId(self.next_session);
         self.next_session += 1;
+        let is_member = self.bricks[usize::from(brick.0)].disk.membership.is_some();
         let hello = Hello {
             versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
             features: 0,
             kind: PeerKind::Operator,
             core: CoreIndex(0),
-            volume: VOLUME,
-            brick: brick_uuid(usize::from(brick.0)),
+            volume: if is_member { VOLUME } else { VolumeUuid::NIL },
+            brick: if is_member { self.member(brick) } else { BrickUuid::NIL },
             session,
             generation: ConnectionGeneration(1),
             name: String::new(),
@@ -170,7 +211,7 @@ impl World {
     /// An answer to the operator: the next request, or the end.
     pub(super) fn visit_goes_on(&mut self, key: ConnectionKey, packet: Packet) {
         let Some(visit) = self.visits.get_mut(&key) else { return };
-        let brick = visit.brick;
+        let (brick, teaches) = (visit.brick, visit.teaches);
         let good = matches!(&packet, Packet::Frame(frame) if frame.header.status == Status::Ok);
         if good && let Some(frame) = visit.frames.pop_front() {
             self.network.send(&mut self.agenda, &mut self.random, key, Side::Caller, frame);
@@ -178,7 +219,7 @@ impl World {
         }
         self.visits.remove(&key);
         self.network.close(&mut self.agenda, &mut self.random, key, Side::Caller);
-        if !good {
+        if !good || !teaches {
             return;
         }
         self.note_brick(brick, format_args!("has its registers back"));
@@ -188,11 +229,17 @@ impl World {
     /// A brick that was taught is restarted until it counts more starts than the others' records know. (One
     /// that is on its way may know more: then it is declared blank again, and this starts over.)
     fn raise_starts(&mut self, brick: BrickIndex) {
-        if !self.brick(brick).taught {
-            return;
+        if self.brick(brick).fresh {
+            // Who took a lost one's place counts more from the start, and every session connected anew when it was taught.
+            let state = self.brick(brick);
+            (state.restored, state.taught, state.fresh) = (false, false, false);
+            return self.tempt_fresh_brick(brick);
         }
         let others = self.all_bricks().without(brick);
         let known = others.iter().map(|other| self.starts_known(other, brick)).max().unwrap_or(0);
+        if !self.brick(brick).taught {
+            return;
+        }
         // Once at least: a session whose link came up while the brick was blank doesn't count it until the
         // link is another.
         loop {
@@ -211,4 +258,9 @@ impl World {
     pub(super) fn visit_fails(&mut self, key: ConnectionKey) {
         self.visits.remove(&key);
     }
+}
+
+/// A request of the operator's.
+pub(super) fn ask(opcode: Opcode, aux: Vec<u8>) -> Frame {
+    Frame::new(Header::request(opcode, RequestId(0)), aux, Bytes::new())
 }

@@ -201,6 +201,22 @@ impl Scenario {
         self.world.bricks[brick].disk.durable(file, block)[0]
     }
 
+    /// A brick's disk is lost; an empty one takes its place and is taught. From then on the operator looks after everything.
+    pub fn replace(&mut self, brick: u8) {
+        self.world.lose_disk(BrickIndex(brick));
+        self.world.inspect();
+        self.until("an empty brick is in place and may vote", |world| {
+            let state = &world.bricks[usize::from(brick)];
+            state.retired.is_some() && !state.needs_operator()
+        });
+    }
+
+    /// The lost disk is put back in place of its successor.
+    pub fn put_lost_disk_back(&mut self, brick: u8) {
+        self.world.put_back(BrickIndex(brick));
+        self.start(brick);
+    }
+
     /// Stops a brick in order.
     pub fn stop(&mut self, brick: u8) {
         self.world.shut_down(BrickIndex(brick));

@@ -9,7 +9,7 @@ use brick_wire::record::{EpochRecord, Member, RecordKind};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::{
     BrickIndex, BrickSet, Epoch, ImageUuid, Incarnation, OperationUuid, Role, SessionId, ShardIndex,
-    Timestamp, VolumeUuid,
+    StartCounter, Timestamp, VolumeUuid,
 };
 use brickd::engine::Membership;
 
@@ -72,6 +72,10 @@ pub struct World {
     pub(super) records_seen: BTreeSet<Epoch>,
     /// What the operator still has to say, by connection.
     pub(super) visits: BTreeMap<ConnectionKey, Visit>,
+    /// The brick whose place an empty one is to take, and the floor that the others learn first.
+    pub(super) replacing: Option<(BrickIndex, StartCounter)>,
+    /// How often a lost disk may still come back at the worst moment.
+    pub(super) temptations_left: u32,
     /// Happenings so far.
     pub events: u64,
     pub(super) next_session: u64,
@@ -97,6 +101,8 @@ impl World {
             disks_busy_until: Timestamp::ZERO,
             records_seen: BTreeSet::new(),
             visits: BTreeMap::new(),
+            replacing: None,
+            temptations_left: 3,
             actions: Vec::new(),
             config,
             random,
@@ -168,7 +174,8 @@ impl World {
     pub fn records(&self) -> Vec<(EpochRecord, BrickSet)> {
         let mut records: BTreeMap<Epoch, (EpochRecord, BrickSet)> = BTreeMap::new();
         for brick in &self.bricks {
-            let state = brick.disk.register(&RegisterKey::Epoch(IMAGE)).expect("written at creation");
+            // An empty disk that took the place of another has none yet.
+            let Some(state) = brick.disk.register(&RegisterKey::Epoch(IMAGE)) else { continue };
             let record = EpochRecord::from_bytes(&state.value).expect("bricks accept what can be read");
             records.entry(state.accepted).or_insert((record, BrickSet::EMPTY)).1.insert(brick.index);
         }
@@ -235,6 +242,8 @@ impl World {
             // Whoever was down when the faults ended was started then; nobody starts what the finale stops.
             Happening::Start(brick) if self.faulty => self.start_brick(brick),
             Happening::Start(_) => {}
+            Happening::Stop(brick, life) => self.restart_brick(brick, life),
+            Happening::StartAgain(brick) => self.start_brick(brick),
             Happening::GroupTimer(session)
             | Happening::Relink(session, ..)
             | Happening::LinkTimeout(session, ..)

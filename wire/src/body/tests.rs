@@ -21,19 +21,6 @@ const ATTACH: [u8; 17] = [
 ];
 
 #[rustfmt::skip]
-const STAMP: [u8; 52] = [
-    0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, //  0 volume
-    0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10,
-    0x03, 0x00,                                     // 16 group 3
-    0x02,                                           // 18 role 2: arbiter
-    0x02,                                           // 19 2 members
-    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, // 20 member 0
-    0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20,
-    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, // 36 member 1
-    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21,
-];
-
-#[rustfmt::skip]
 const PULL: [u8; 52] = [
     0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, //  0 source brick
     0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20,
@@ -135,15 +122,8 @@ fn blocks(ranges: &[(u16, u16)]) -> BlockSet {
 }
 
 #[test]
-fn attach_and_stamp_stand_as_documented() {
+fn an_attach_stands_as_documented() {
     assert_fixture(&Attach { image: ImageUuid::from_bytes([0x40; 16]), shard_shift: 22 }, &ATTACH);
-    let stamp = Stamp {
-        volume: VolumeUuid::from_bytes([0x10; 16]),
-        group: 3,
-        role: Role::Arbiter,
-        members: vec![BrickUuid::from_bytes([0x20; 16]), BrickUuid::from_bytes([0x21; 16])],
-    };
-    assert_fixture(&stamp, &STAMP);
 }
 
 #[test]
@@ -228,14 +208,6 @@ fn a_heal_history_stands_as_documented_and_is_bounded() {
 }
 
 #[test]
-fn a_stamp_names_each_brick_once() {
-    let mut twice = STAMP;
-    twice[36..].copy_from_slice(&[0x20; 16]);
-    let error = BodyError::OutOfRange { field: "stamp.members", value: 1 };
-    assert_eq!(Stamp::from_bytes(&twice), Err(error));
-}
-
-#[test]
 fn pages_ascend_so_that_paging_ends() {
     for second in [1, 2] {
         let mut page = DIRTY_PAGE;
@@ -308,14 +280,6 @@ fn shard_page() -> impl Strategy<Value = ShardPage> {
         .prop_map(|shards| ShardPage { shards: shards.into_iter().map(ShardIndex).collect() })
 }
 
-fn stamp() -> impl Strategy<Value = Stamp> {
-    let role = prop_oneof![Just(Role::Data), Just(Role::Arbiter)];
-    let members = btree_set(brick(), 1..=GROUP_BRICKS_MAX);
-    (any::<[u8; 16]>(), 0..GROUPS_MAX as u16, role, members).prop_map(|(volume, group, role, members)| {
-        Stamp { volume: VolumeUuid::from_bytes(volume), group, role, members: members.into_iter().collect() }
-    })
-}
-
 fn heal_history() -> impl Strategy<Value = HealHistory> {
     let heal = (image(), epoch(), any::<[u64; 5]>()).prop_map(|(image, epoch, figures)| {
         let [age_ms, duration_ms, compared_blocks, written_blocks, wire_bytes] = figures;
@@ -346,7 +310,6 @@ proptest! {
     fn all_come_back_as_they_went(
         dirty in dirty_page(),
         shards in shard_page(),
-        stamp in stamp(),
         pull in pull(),
         read in pull_read(),
         reply in pull_read_reply(),
@@ -357,7 +320,6 @@ proptest! {
     ) {
         assert_round_trip(&dirty);
         assert_round_trip(&shards);
-        assert_round_trip(&stamp);
         assert_round_trip(&pull);
         assert_round_trip(&read);
         assert_round_trip(&reply);
@@ -395,7 +357,6 @@ proptest! {
     fn damage_does_not_panic(
         dirty in dirty_page(),
         shards in shard_page(),
-        stamp in stamp(),
         pull in pull(),
         read in pull_read(),
         reply in pull_read_reply(),
@@ -404,7 +365,6 @@ proptest! {
     ) {
         assert_hostile::<DirtyPage>(&damage.apply(dirty.to_bytes()));
         assert_hostile::<ShardPage>(&damage.apply(shards.to_bytes()));
-        assert_hostile::<Stamp>(&damage.apply(stamp.to_bytes()));
         assert_hostile::<Pull>(&damage.apply(pull.to_bytes()));
         assert_hostile::<PullRead>(&damage.apply(read.to_bytes()));
         assert_hostile::<PullReadReply>(&damage.apply(reply.to_bytes()));
@@ -414,7 +374,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(bytes in vec(any::<u8>(), 0..200)) {
         assert_hostile::<Attach>(&bytes);
-        assert_hostile::<Stamp>(&bytes);
         assert_hostile::<BrickStatus>(&bytes);
         assert_hostile::<ImageStatus>(&bytes);
         assert_hostile::<HealHistory>(&bytes);

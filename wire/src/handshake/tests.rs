@@ -24,7 +24,7 @@ const HELLO: [u8; 66] = [
 ];
 
 #[rustfmt::skip]
-const WELCOME: [u8; 90] = [
+const WELCOME: [u8; 114] = [
     0x01, 0x00,                                     //  0 version 1
     0x02,                                           //  2 role 2: arbiter
     0x01,                                           //  3 bit 0: blank
@@ -43,6 +43,9 @@ const WELCOME: [u8; 90] = [
     0x00, 0x00, 0x80, 0x00,                         // 76 credits: 8 MiB
     0x88, 0x13, 0x00, 0x00,                         // 80 lease: 5000 ms
     0x04, 0x00, 0x62, 0x75, 0x73, 0x79,             // 84 reason "busy"
+    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, // 90 brick with a floor
+    0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21, 0x21,
+    0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //106 its floor 7
 ];
 
 fn sample_hello() -> Hello {
@@ -61,6 +64,8 @@ fn sample_hello() -> Hello {
 
 fn sample_welcome() -> Welcome {
     let boot = BootUuid::from_bytes([0x30; 16]);
+    let mut floors = Floors::default();
+    floors.raise(BrickUuid::from_bytes([0x21; 16]), StartCounter(7));
     Welcome {
         version: 1,
         role: Role::Arbiter,
@@ -75,6 +80,7 @@ fn sample_welcome() -> Welcome {
         credit_bytes: 8 << 20,
         lease_ms: 5000,
         reason: "busy".into(),
+        floors,
     }
 }
 
@@ -112,7 +118,7 @@ fn fields_without_meaning_are_refused() {
         assert_eq!(Welcome::from_bytes(&altered(&WELCOME, offset, bytes)), Err(out_of_range(field, value)));
     }
     assert_eq!(Hello::from_bytes(&[&HELLO[..], &[0]].concat()), Err(BodyError::Trailing(1)));
-    assert_eq!(Welcome::from_bytes(&[&WELCOME[..], &[0; 2]].concat()), Err(BodyError::Trailing(2)));
+    assert_eq!(Welcome::from_bytes(&[&WELCOME[..], &[0; 2]].concat()), Err(BodyError::Truncated));
     let not_utf8 = altered(&HELLO, 62, &[0xff]);
     assert_eq!(Hello::from_bytes(&not_utf8), Err(BodyError::NotUtf8 { field: "hello.name" }));
 }
@@ -162,8 +168,13 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         (any::<u16>(), prop_oneof![Just(Role::Data), Just(Role::Arbiter)], any::<bool>(), any::<u64>());
     let ids = (brick(), any::<[u8; 16]>(), incarnation());
     let numbers = (1..=CORES_MAX, 1..=LANES_MAX, any::<u16>(), any::<u32>(), any::<u32>());
-    (head, ids, numbers, text(REASON_BYTES_MAX)).prop_map(
-        |((version, role, blank, features), (brick, volume, incarnation), numbers, reason)| {
+    let floors = vec((brick(), 1..u64::MAX), 0..4);
+    (head, ids, numbers, text(REASON_BYTES_MAX), floors).prop_map(
+        |((version, role, blank, features), (brick, volume, incarnation), numbers, reason, entries)| {
+            let mut floors = Floors::default();
+            for (brick, floor) in entries {
+                floors.raise(brick, StartCounter(floor));
+            }
             let (cores, lanes, core, credit_bytes, lease_ms) = numbers;
             Welcome {
                 version,
@@ -179,6 +190,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                 credit_bytes,
                 lease_ms,
                 reason,
+                floors,
             }
         },
     )

@@ -71,6 +71,7 @@ pub fn config(index: u8, core: u16, cores: u16) -> EngineConfig {
             members: vec![brick_uuid(0), brick_uuid(1)],
         }),
         blank: false,
+        floors: Floors::default(),
         incarnation: Incarnation { boot: BootUuid::from_bytes([index + 1; 16]), start: StartCounter(5) },
         lease: LEASE,
         credit_bytes: 1 << 20,
@@ -110,6 +111,11 @@ pub struct Brick {
     pub closed: Vec<(ConnectionId, CloseReason)>,
     pub dialed: Vec<(usize, ConnectionId, String)>,
     pub stopped: Vec<bool>,
+    /// As it is in the superblock.
+    pub identity: Option<(Option<Membership>, bool, Floors)>,
+    /// Whose place it has taken.
+    pub adopted: Option<(BrickUuid, Membership, StartCounter)>,
+    pub restarts: usize,
     messages: VecDeque<(usize, CoreMessage)>,
     requests: u64,
     connections: u64,
@@ -141,6 +147,9 @@ impl Brick {
             closed: Vec::new(),
             dialed: Vec::new(),
             stopped: Vec::new(),
+            identity: None,
+            adopted: None,
+            restarts: 0,
             messages: VecDeque::new(),
             requests: 0,
             connections: 0,
@@ -217,6 +226,7 @@ impl Brick {
                 }
             }
             Action::Core { to, message } => self.messages.push_back((usize::from(to.0), message)),
+            Action::Restart => self.restarts += 1,
             Action::Stopped { clean } => self.stopped.push(clean),
         }
     }
@@ -270,7 +280,12 @@ impl Brick {
                 self.files.retain(|(of, shard), _| *of != image || lane_of(image, *shard, LANES) != lane);
             }
             DiskRequest::AppendRegisters { entries } => self.registers.extend(entries),
-            DiskRequest::WriteIdentity { .. } => {}
+            DiskRequest::WriteIdentity { membership, blank, floors } => {
+                self.identity = Some((membership, blank, floors));
+            }
+            DiskRequest::Adopt { brick, membership, start } => {
+                self.adopted = Some((brick, membership, start));
+            }
             DiskRequest::WriteActivity { lane, entries } => {
                 self.tables += 1;
                 self.active.insert(lane, entries);

@@ -7,6 +7,7 @@ mod data;
 mod fencing;
 mod flushing;
 mod harness;
+mod identity;
 mod pulling;
 mod registers;
 mod stopping;

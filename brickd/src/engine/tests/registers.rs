@@ -125,6 +125,8 @@ fn registers_a_blank_brick_learns_before_it_votes() {
     assert_eq!(learned.header.status, Status::Ok);
     let clear = brick.ask(alice, request(Opcode::BlankClear), Vec::new(), None).expect("answered");
     assert_eq!(clear.header.status, Status::Ok);
+    assert_eq!(brick.closed, [(alice, CloseReason::Outdated)], "its welcome said that the brick is blank");
+    let alice = brick.connect(0, ALICE, 2);
     let status = brick.ask(alice, request(Opcode::ImageStatus), image().to_bytes().to_vec(), None);
     let exact = status.expect("answered").header.flags.contains(Flags::EXACT);
     assert!(!exact, "of an image that it only heard of its map knows nothing");

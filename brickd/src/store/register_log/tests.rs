@@ -22,7 +22,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn reopen(directory: &tempfile::TempDir) -> Vec<RegisterEntry> {
-    RegisterLog::open(directory.path(), BRICK).unwrap().1
+    RegisterLog::open(directory.path(), BRICK, false).unwrap().1
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn bytes_are_as_documented() {
 #[test]
 fn the_latest_state_wins() {
     let directory = directory();
-    let (mut log, entries) = RegisterLog::open(directory.path(), BRICK).unwrap();
+    let (mut log, entries) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
     assert!(entries.is_empty());
     log.append(&[entry("a", 1), entry("b", 1)]).unwrap();
     log.append(&[entry("a", 2)]).unwrap();
@@ -55,13 +55,13 @@ fn the_latest_state_wins() {
 #[test]
 fn a_bad_record_before_good_ones_is_refused() {
     let directory = directory();
-    let (mut log, _) = RegisterLog::open(directory.path(), BRICK).unwrap();
+    let (mut log, _) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
     let first = log.end;
     log.append(&[entry("a", 1)]).unwrap();
     let second = log.end;
     log.append(&[entry("b", 1)]).unwrap();
     log.file.write_all_at(&[0xff; 3], first + 20).unwrap();
-    let error = RegisterLog::open(directory.path(), BRICK).unwrap_err().to_string();
+    let error = RegisterLog::open(directory.path(), BRICK, false).unwrap_err().to_string();
     assert!(error.contains(&format!("byte {first}")) && error.contains("valid ones follow"), "{error}");
     // Bad as well, nothing valid is left: a torn tail.
     log.file.write_all_at(&[0xff; 3], second + 20).unwrap();
@@ -72,7 +72,7 @@ fn a_bad_record_before_good_ones_is_refused() {
 #[test]
 fn a_grown_log_is_compacted_once() {
     let directory = directory();
-    let (mut log, _) = RegisterLog::open(directory.path(), BRICK).unwrap();
+    let (mut log, _) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
     let batch = |round| {
         (0..40).map(move |index| {
             let mut entry = entry(&format!("name-{index}"), round);
@@ -84,7 +84,7 @@ fn a_grown_log_is_compacted_once() {
         log.append(&batch(round).collect::<Vec<_>>()).unwrap();
     }
     let length = log.end;
-    let (mut log, entries) = RegisterLog::open(directory.path(), BRICK).unwrap();
+    let (mut log, entries) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
     assert!(log.end < length / 7 && entries.len() == 40);
     assert!(entries.iter().all(|entry| entry.state.promised.counter == 8));
     log.append(&[entry("z", 9)]).unwrap();
@@ -94,8 +94,25 @@ fn a_grown_log_is_compacted_once() {
 #[test]
 fn another_bricks_log_is_refused() {
     let directory = directory();
-    let error = RegisterLog::open(directory.path(), BrickUuid::NIL).unwrap_err().to_string();
+    let error = RegisterLog::open(directory.path(), BrickUuid::NIL, false).unwrap_err().to_string();
     assert!(error.contains("another brick"), "{error}");
+}
+
+#[test]
+fn an_empty_log_of_another_brick_becomes_that_of_a_blank_one() {
+    let other = BrickUuid::from_bytes([0xee; 16]);
+    let with_content = directory();
+    let (mut log, _) = RegisterLog::open(with_content.path(), BRICK, true).unwrap();
+    log.append(&[entry("a", 1)]).unwrap();
+    assert!(RegisterLog::open(with_content.path(), other, true).is_err(), "registers are nobody else's");
+
+    let directory = directory();
+    assert!(RegisterLog::open(directory.path(), other, false).is_err(), "its promises may be gone");
+    let (mut log, entries) = RegisterLog::open(directory.path(), other, true).unwrap();
+    assert!(entries.is_empty());
+    log.append(&[entry("a", 1)]).unwrap();
+    assert_eq!(RegisterLog::open(directory.path(), other, false).unwrap().1.len(), 1);
+    assert!(RegisterLog::open(directory.path(), BRICK, true).is_err());
 }
 
 proptest! {
@@ -108,7 +125,7 @@ proptest! {
         hole_bytes in 1usize..64,
     ) {
         let directory = directory();
-        let (mut log, _) = RegisterLog::open(directory.path(), BRICK).unwrap();
+        let (mut log, _) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
         for (round, count) in batches.iter().enumerate() {
             log.append(&(0..*count).map(|index| entry(&index.to_string(), round as u64 + 1)).collect::<Vec<_>>()).unwrap();
         }
@@ -128,7 +145,7 @@ proptest! {
         content.extend(torn);
         std::fs::write(&path, content).unwrap();
 
-        let (mut log, entries) = RegisterLog::open(directory.path(), BRICK).unwrap();
+        let (mut log, entries) = RegisterLog::open(directory.path(), BRICK, false).unwrap();
         prop_assert_eq!(entries, acknowledged);
         prop_assert_eq!(std::fs::metadata(&path).unwrap().len() as usize, good);
         log.append(&[entry("after", 1)]).unwrap();

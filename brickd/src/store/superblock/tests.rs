@@ -14,7 +14,14 @@ fn identity() -> Identity {
             members: vec![BrickUuid::from_bytes([0xb1; 16]), BrickUuid::from_bytes([0xb2; 16])],
         }),
         blank: true,
+        floors: floors(),
     }
+}
+
+fn floors() -> Floors {
+    let mut floors = Floors::default();
+    floors.raise(BrickUuid::from_bytes([0xb2; 16]), StartCounter(0x10_0007));
+    floors
 }
 
 fn directory() -> tempfile::TempDir {
@@ -51,6 +58,9 @@ fn bytes_are_as_documented() {
     ]);
     expected.extend([0xb1; 16]);
     expected.extend([0xb2; 16]);
+    expected.resize(208, 0); // no more members
+    expected.extend([0; 8]); // floor of the first
+    expected.extend([0x07, 0, 0x10, 0, 0, 0, 0, 0]); // of the second
     expected.resize(CRC_OFFSET, 0);
     let crc = crc32c(&expected);
     expected.extend(crc.to_le_bytes());
@@ -105,12 +115,57 @@ fn an_identity_survives_the_loss_of_either_copy() {
         let directory = directory();
         let mut file = SuperblockFile::open(directory.path()).unwrap();
         file.write_start().unwrap();
-        file.write_identity(None, false).unwrap();
+        file.write_identity(None, false, Floors::default()).unwrap();
         damage(directory.path(), copy);
         let file = SuperblockFile::open(directory.path()).unwrap();
         let identity = &file.current().identity;
         assert_eq!((identity.membership.clone(), identity.blank), (None, false));
     }
+}
+
+#[test]
+fn floors_and_an_adoption_survive_the_loss_of_either_copy() {
+    for copy in [0, 1] {
+        let directory = directory();
+        let mut file = SuperblockFile::open(directory.path()).unwrap();
+        file.write_start().unwrap();
+        let identity = file.current().identity.clone();
+        let mut raised = floors();
+        raised.raise(BrickUuid::from_bytes([0xb1; 16]), StartCounter(9));
+        file.write_identity(identity.membership.clone(), false, raised.clone()).unwrap();
+        damage(directory.path(), copy);
+        let mut file = SuperblockFile::open(directory.path()).unwrap();
+        assert_eq!(file.current().identity.floors, raised);
+        file.write_start().unwrap();
+
+        let (other, membership) = (BrickUuid::from_bytes([0xb2; 16]), identity.membership.unwrap());
+        file.write_adoption(other, membership.clone(), StartCounter(0x10_0000)).unwrap();
+        damage(directory.path(), copy);
+        let mut file = SuperblockFile::open(directory.path()).unwrap();
+        let now = &file.current().identity;
+        assert_eq!((now.brick, now.blank, now.membership.as_ref()), (other, true, Some(&membership)));
+        assert!(now.floors.is_empty(), "it is taught those");
+        assert!(file.write_start().unwrap() > StartCounter(0x10_0000), "whatever copy is left");
+    }
+}
+
+#[test]
+fn a_superblock_from_before_there_were_floors_has_none() {
+    let identity = Identity { floors: Floors::default(), ..identity() };
+    let superblock = Superblock { sequence: 5, start: StartCounter(9), clean: true, identity };
+    let bytes = superblock.to_bytes();
+    assert!(bytes[208..CRC_OFFSET].iter().all(|byte| *byte == 0), "as that program wrote it");
+    assert_eq!(Superblock::parse(&bytes), Ok(superblock));
+}
+
+#[test]
+fn a_floor_of_nobody_is_refused() {
+    let mut bytes =
+        Superblock { sequence: 5, start: StartCounter(9), clean: true, identity: identity() }.to_bytes();
+    bytes[224] = 1;
+    let crc = crc32c(&bytes[..CRC_OFFSET]);
+    bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(Superblock::parse(&bytes), Err(SuperblockError::Field("floors")));
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! `image declare-good`: the last resort after a permanent loss. Says what may be lost, asks, then does it.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use brick_client::{DeclarePrice, ImageName, Volume};
 
 use crate::error::Error;
-use crate::output::bytes;
+use crate::output::{bytes, confirmed};
 
 /// A block, bytes.
 const BLOCK_BYTES: u64 = 4096;
@@ -13,7 +11,7 @@ const BLOCK_BYTES: u64 = 4096;
 pub async fn run(volume: &Volume, name: &ImageName, address: &str, yes: bool) -> Result<(), Error> {
     let price = volume.what_declaring_loses(name, address).await?;
     eprintln!("{}", warning(name, address, &price));
-    if !yes && !confirmed(name) {
+    if !yes && !confirmed("image's name", name.as_str()) {
         return Err(Error::NotConfirmed);
     }
     volume.declare_good(name, address).await?;
@@ -57,18 +55,6 @@ fn warning(name: &ImageName, address: &str, price: &DeclarePrice) -> String {
         );
     }
     text
-}
-
-/// Whether somebody at the terminal types the image's name.
-fn confirmed(name: &ImageName) -> bool {
-    if !std::io::stdin().is_terminal() {
-        return false;
-    }
-    eprint!("Type the image's name to go on: ");
-    // A prompt that can't be shown is one that nobody answers.
-    let shown = std::io::stderr().flush().is_ok();
-    let mut answer = String::new();
-    shown && std::io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == name.as_str()
 }
 
 #[cfg(test)]

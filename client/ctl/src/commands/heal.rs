@@ -1,8 +1,10 @@
 //! `heal status`, `heal run` and `heal history`; the others of `heal` have files of their own.
 
 use brick_client::{
-    AgentOptions, BrickState, HealMemory, HealthState, ImageHealth, ScrubOptions, ScrubSchedule, Volume,
+    AgentOptions, BrickState, HealMemory, HealProgress, HealthState, ImageHealth, ScrubOptions,
+    ScrubSchedule, Volume,
 };
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::args::HealCommand;
@@ -22,28 +24,13 @@ pub async fn run(volume: &Volume, command: HealCommand) -> Result<(), Error> {
         }
         HealCommand::Run { name, json } => {
             let bar = block_bar("healing".to_owned());
-            let outcomes = volume
-                .heal_run(name.as_ref(), |progress| {
-                    bar.set_message(format!("healing {}", progress.name));
-                    bar.set_length(progress.healed_blocks + progress.left_blocks);
-                    bar.set_position(progress.healed_blocks);
-                })
-                .await;
+            let outcomes = volume.heal_run(name.as_ref(), |progress| show_progress(&bar, progress)).await;
             bar.finish_and_clear();
             let outcomes: Vec<OutcomeJson> = outcomes?.into_iter().map(OutcomeJson::from).collect();
             if json {
                 print_json(&RunJson { images: outcomes });
             } else {
-                for outcome in outcomes {
-                    println!(
-                        "{}: healed {} blocks ({}), {} over the network, in {:.1} s",
-                        outcome.image,
-                        outcome.healed_blocks,
-                        bytes(outcome.healed_bytes),
-                        bytes(outcome.wire_bytes),
-                        outcome.seconds
-                    );
-                }
+                outcomes.iter().for_each(print_outcome);
             }
             Ok(())
         }
@@ -65,6 +52,23 @@ pub async fn run(volume: &Volume, command: HealCommand) -> Result<(), Error> {
             super::agent::run(volume, AgentOptions { interval, once, scrub }, json).await
         }
     }
+}
+
+pub(super) fn show_progress(bar: &ProgressBar, progress: &HealProgress) {
+    bar.set_message(format!("healing {}", progress.name));
+    bar.set_length(progress.healed_blocks + progress.left_blocks);
+    bar.set_position(progress.healed_blocks);
+}
+
+pub(super) fn print_outcome(outcome: &OutcomeJson) {
+    println!(
+        "{}: healed {} blocks ({}), {} over the network, in {:.1} s",
+        outcome.image,
+        outcome.healed_blocks,
+        bytes(outcome.healed_bytes),
+        bytes(outcome.wire_bytes),
+        outcome.seconds
+    );
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,7 @@ mod declare;
 mod heal;
 mod image;
 mod nbd;
+mod replace;
 mod scrub;
 mod transfer;
 mod volume;
@@ -23,6 +24,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     }
     let path = arguments.volume;
     let verb = match &arguments.command {
+        Command::Volume(VolumeCommand::ReplaceBrick { .. }) => "volume replace-brick",
+        Command::Volume(VolumeCommand::ResetBrick { .. }) => "volume reset-brick",
         Command::Volume(_) => "volume",
         Command::Image(ImageCommand::DeclareGood { .. }) => "image declare-good",
         Command::Image(_) => "image",
@@ -41,6 +44,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
             volume::create(&file, groups, &client_name(verb)).await
         }
         Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
+        Command::Volume(VolumeCommand::ReplaceBrick { old, new, how }) => {
+            replace::run(&open()?, path.as_deref().ok_or(Error::NoVolume)?, (&old, &new), &how).await
+        }
+        Command::Volume(VolumeCommand::ResetBrick { brick, how }) => {
+            replace::run(&open()?, path.as_deref().ok_or(Error::NoVolume)?, (&brick, &brick), &how).await
+        }
         Command::Image(command) => image::run(&open()?, command).await,
         Command::Heal(command) => heal::run(&open()?, command).await,
         Command::Scrub { name, status: true, json, .. } => scrub::status(&open()?, &name, json).await,
