@@ -105,6 +105,9 @@ impl Group {
     /// A link broke. What the brick promised or accepted counts no more until it says so again: it may come back
     /// without its registers (rule R2).
     pub(super) fn forget_votes(&mut self, brick: BrickIndex) {
+        if let Phase::PreVote(vote) = &mut self.phase {
+            vote.forget(brick);
+        }
         match self.change.as_mut().map(|change| &mut change.stage) {
             Some(Stage::Preparing { promised, .. }) => promised.remove(brick),
             Some(Stage::Accepting { accepted, .. }) => accepted.remove(brick),

@@ -33,6 +33,13 @@ pub(super) struct PreVote {
     held: Option<(EpochRecord, u32)>,
 }
 
+impl PreVote {
+    /// What the brick said before its link broke says nothing of what it knows when it is back: it is asked again.
+    pub(super) fn forget(&mut self, brick: BrickIndex) {
+        self.answered.remove(brick);
+    }
+}
+
 impl Group {
     pub(super) fn send_pre_vote(&mut self, brick: BrickIndex) {
         let header = Header::request(Opcode::RegisterRead, RequestId(0));
