@@ -185,7 +185,8 @@ impl Flags {
     /// The dirty blocks of this map have to be written again, whatever they hold: a sync of them failed in an
     /// earlier life of the brick (replies to `DirtyRead`; rule I7).
     pub const REWRITE: Flags = Flags(1 << 6);
-    /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`).
+    /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`). What was
+    /// written last is wanted, whatever the disk returns: blocks whose CRCs are known aren't read (`Verify`).
     pub const HEAL: Flags = Flags(1 << 7);
     /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`). Write only blocks that are
     /// bad here (`Pull`).

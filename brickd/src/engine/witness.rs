@@ -21,9 +21,10 @@
 //! with the first save of its page, so a shard without one was never written there, and its CRCs are those of zeros.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use brick_wire::checksum::{ZERO_BLOCK_CRC, crc32c};
-use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE};
+use brick_wire::limits::{BLOCK_SHIFT, BLOCK_SIZE, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN};
 use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, BlockSet, ImageUuid, Role, ShardIndex, Status};
 
@@ -567,7 +568,12 @@ fn decode(bytes: &[u8], slots: &mut [u32]) -> bool {
 
 /// The CRC of a page's content, zero for zeros.
 fn own_crc(content: &[u8]) -> u32 {
-    crc32c(content) ^ crc32c(&vec![0; content.len()])
+    static OF_ZEROS: LazyLock<BTreeMap<usize, u32>> = LazyLock::new(|| {
+        let lengths =
+            (SHARD_SHIFT_MIN..=SHARD_SHIFT_MAX).map(|shift| page_bytes(1 << shift) as usize - CRC_BYTES);
+        lengths.map(|length| (length, crc32c(&vec![0; length]))).collect()
+    });
+    crc32c(content) ^ OF_ZEROS[&content.len()]
 }
 
 #[cfg(test)]

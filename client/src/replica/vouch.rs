@@ -4,7 +4,7 @@
 //! An arbiter isn't in S, and writes complete without it. What it missed keeps its dirty bits on the data bricks, because
 //! nothing is cleaned (rule I6) unless every arbiter vouches, for the writes in question too. So whoever comes next
 //! finds there what the arbiter may lack, and *catches it up* under the lease: the blocks that S or the arbiter itself
-//! lists are read on every copy of S, and where all agree their CRCs go to the arbiter like those of a write, under the
+//! lists are looked up in the pages of every copy of S (and read where they aren't known), and where all agree their CRCs go to the arbiter like those of a write, under the
 //! same claims (I13). Where copies differ, or one can't vouch for itself and no other can, the arbiter is told that
 //! nobody knows: it must not learn a wrong CRC from the copy that is wrong, which would then be taken for right. A session begins with that, and so does the return of an arbiter's link. A write that an arbiter hasn't answered
 //! when it completes is *late*: bits of its generation are kept until the answer is there.
@@ -146,6 +146,7 @@ impl Group {
         for copy in copies.iter() {
             let mut header = self.data_header(Opcode::Verify);
             (header.shard, header.blocks) = (shard, blocks);
+            header.flags = Flags::HEAL;
             self.send(copy, self.core_for(copy, shard), header, Purpose::CopyRead(key));
         }
     }

@@ -3,6 +3,7 @@
 //! A fresh session must be served within a bound, every brick must be in sync again, every request must
 //! succeed, the copies must be equal block by block, and after the close no brick may think otherwise.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use brick_client::replica::{Group, GroupError, Output, Purpose, State, UserRequest};
@@ -203,13 +204,18 @@ impl World {
         let data = self.data_bricks().next().expect("a group has a data brick");
         let mut bytes = vec![0; BLOCK_SIZE];
         for brick in self.bricks.iter().filter(|brick| brick.role == Role::Arbiter) {
-            for ((shard, block, _), _) in self.checker.cells() {
-                let file = self.file(*shard);
-                brick.disk.fill(&mut bytes, brick.disk.durable(file, 0));
-                let page =
-                    read_page(&bytes, 1 << SHARD_SHIFT).ok_or("at the end, an arbiter's page is damaged")?;
-                let known = page[usize::from(*block)];
-                data.disk.fill(&mut bytes, data.disk.durable(file, *block));
+            let mut pages = BTreeMap::new();
+            let blocks: BTreeSet<_> =
+                self.checker.cells().map(|((shard, block, _), _)| (*shard, *block)).collect();
+            for (shard, block) in blocks {
+                let file = self.file(shard);
+                if !pages.contains_key(&shard) {
+                    brick.disk.fill(&mut bytes, brick.disk.durable(file, 0));
+                    let page = read_page(&bytes, 1 << SHARD_SHIFT);
+                    pages.insert(shard, page.ok_or("at the end, an arbiter's page is damaged")?);
+                }
+                let known = pages[&shard][usize::from(block)];
+                data.disk.fill(&mut bytes, data.disk.durable(file, block));
                 let crc = crc32c(&bytes);
                 if known != Some(crc) {
                     let brick = brick.index.0;
