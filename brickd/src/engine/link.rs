@@ -14,8 +14,8 @@ use brick_wire::handshake::{Hello, PeerKind, Welcome};
 use brick_wire::limits::{ATTACHED_IMAGES_MAX, HEADER_SIZE, PROTOCOL_VERSION};
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{
-    BrickUuid, ConnectionGeneration, CoreIndex, Epoch, Header, ImageHandle, ImageUuid, Incarnation, Opcode,
-    RequestId, SessionId, Status, Timestamp,
+    BrickUuid, ConnectionGeneration, CoreIndex, Epoch, Flags, Header, ImageHandle, ImageUuid, Incarnation,
+    Opcode, RequestId, SessionId, Status, Timestamp,
 };
 
 use super::tasks::Target;
@@ -138,13 +138,13 @@ impl Engine {
         &mut self,
         token: Token,
         target: Target,
-        epoch: Epoch,
+        (epoch, flags): (Epoch, Flags),
         (brick, address): (BrickUuid, &str),
         body: &PullRead,
     ) -> Result<Option<u64>, Status> {
         match self.links.route(brick, address, target.key, self.config.core) {
             Route::Ready(id, incarnation) if incarnation == body.incarnation => {
-                Ok(self.send_call(id, token, target, epoch, body))
+                Ok(self.send_call(id, token, target, (epoch, flags), body))
             }
             Route::Ready(id, _) => {
                 if self.link(id).is_idle() {
@@ -229,7 +229,7 @@ impl Engine {
         id: ConnectionId,
         token: Token,
         target: Target,
-        epoch: Epoch,
+        (epoch, flags): (Epoch, Flags),
         body: &PullRead,
     ) -> Option<u64> {
         let (image, shard) = target.key;
@@ -248,6 +248,7 @@ impl Engine {
         link.calls.insert(request, (token, deadline));
         let header = Header {
             epoch,
+            flags,
             image: handle,
             shard,
             blocks: target.blocks,

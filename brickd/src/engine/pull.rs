@@ -245,9 +245,10 @@ impl Engine {
         let (job, hashes) = (run.job, std::mem::take(&mut run.hashes));
         let pull = &self.pulls.jobs[&job].pull;
         let (source, address) = (pull.source, pull.address.clone());
-        let epoch = self.requests.open[&job].header.epoch;
+        let Header { epoch, flags, .. } = self.requests.open[&job].header;
         let body = PullRead { incarnation: pull.incarnation, hashes };
-        let sent = self.call_source(token, target, epoch, (source, &address), &body);
+        let flags = if flags.contains(Flags::HEAL) { Flags::HEAL } else { Flags::NONE };
+        let sent = self.call_source(token, target, (epoch, flags), (source, &address), &body);
         self.pull_run(token).hashes = body.hashes;
         match sent {
             Ok(Some(wire_bytes)) => {
@@ -365,7 +366,8 @@ impl Engine {
         let target = self.tasks[&token].target;
         let (key, blocks) = (target.key, target.blocks);
         let job = self.pull_run(token).job;
-        let seed = self.requests.open[&job].header.epoch.counter;
+        let header = &self.requests.open[&job].header;
+        let (seed, by_crc) = (header.epoch.counter, header.flags.contains(Flags::HEAL));
         let crcs: Vec<u32> = buffer.as_ref().map_or_else(Vec::new, |buffer| block_crcs(buffer).collect());
         let bad = match &buffer {
             Some(_) => self.witness.unlike(key, blocks, &crcs),
@@ -377,7 +379,11 @@ impl Engine {
         rewrite.insert_all(&bad);
         let hash = |(index, block)| {
             let place = index * BLOCK_SIZE;
-            let hash = buffer.as_ref().map_or(0, |buffer| block_hash(&buffer[place..][..BLOCK_SIZE], seed));
+            let hash = match &buffer {
+                Some(_) if by_crc => u64::from(crcs[index]),
+                Some(buffer) => block_hash(&buffer[place..][..BLOCK_SIZE], seed),
+                None => 0,
+            };
             // The source must not find it equal.
             if rewrite.contains(block) { !hash } else { hash }
         };

@@ -5,11 +5,11 @@
 //! blocks like any read. It says nothing about blocks that it can't vouch for. A shard that doesn't exist is all zeros, and so is one of a puller without hashes.
 
 use brick_wire::body::{PullRead, PullReadReply};
-use brick_wire::checksum::{block_crcs, block_hash};
+use brick_wire::checksum::{block_crcs, block_hash, crc32c};
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockSet, Epoch, Header, ImageUuid, Role, Status};
+use brick_wire::{BlockSet, Epoch, Flags, Header, ImageUuid, Role, Status};
 
 use super::requests::{Outcome, Reply};
 use super::tasks::{Target, Work};
@@ -79,6 +79,14 @@ impl Engine {
             return;
         }
         if matches!(self.source_read(token).step, Step::Read(None)) {
+            if self.is_by_crc(token) {
+                if !self.task_page_alone(token) {
+                    return;
+                }
+                if self.is_equal_by_page(token) {
+                    return self.send_nothing(token);
+                }
+            }
             let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
             self.source_read(token).step = Step::Read(Some(buffer));
         }
@@ -107,11 +115,32 @@ impl Engine {
         self.compare(token, buffer, &bad);
     }
 
+    /// Whether the puller's blocks can only have rotted, and it sent CRCs.
+    fn is_by_crc(&self, token: Token) -> bool {
+        self.requests.open[&token].header.flags.contains(Flags::HEAL)
+    }
+
+    /// Whether the puller has what was last written here, as far as the page knows all of it.
+    fn is_equal_by_page(&mut self, token: Token) -> bool {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let (crcs, unknown) = self.witness.known(key, blocks);
+        let hashes = &self.source_read(token).hashes;
+        unknown.is_empty() && hashes.iter().copied().eq(crcs.iter().map(|crc| u64::from(*crc)))
+    }
+
+    fn send_nothing(&mut self, token: Token) {
+        let (differing, unvouched) = (BlockSet::new(), BlockSet::new());
+        self.source_read(token).step = Step::Send { blocks: None, differing, unvouched };
+        self.send_differing(token);
+    }
+
     /// Finds what differs between the puller's hashes and `blocks` (`None`: zeros), except where these are `bad`.
     fn compare(&mut self, token: Token, blocks: Option<Buffer>, bad: &BlockSet) {
         let target = self.tasks[&token].target.blocks;
         let seed = self.requests.open[&token].header.epoch.counter;
-        let zero_hash = block_hash(&ZERO_BLOCK, seed);
+        let by_crc = self.is_by_crc(token);
+        let hash = |block: &[u8]| if by_crc { u64::from(crc32c(block)) } else { block_hash(block, seed) };
+        let zero_hash = hash(&ZERO_BLOCK);
         let read = self.source_read(token);
         let (mut differing, mut unvouched) = (BlockSet::new(), BlockSet::new());
         for (index, block) in (0..target.count).zip(target.iter()) {
@@ -121,8 +150,7 @@ impl Engine {
                 continue;
             }
             let place = usize::from(index) * BLOCK_SIZE;
-            let own =
-                blocks.as_ref().map_or(zero_hash, |data| block_hash(&data[place..][..BLOCK_SIZE], seed));
+            let own = blocks.as_ref().map_or(zero_hash, |data| hash(&data[place..][..BLOCK_SIZE]));
             let other = read.hashes.get(usize::from(index)).copied().unwrap_or(zero_hash);
             if own != other {
                 differing.insert_range(one);

@@ -302,6 +302,16 @@ impl Witness {
 }
 
 impl Engine {
+    /// What the page in memory says of a block, for audits: nothing if no page is there, then whether the CRC is known.
+    pub fn known_crc(&self, image: ImageUuid, shard: ShardIndex, block: u16) -> Option<Option<u32>> {
+        if self.witness.distrusted.contains(&(image, shard)) {
+            return Some(None);
+        }
+        let page = self.witness.pages.get(&(image, shard)).filter(|page| page.loading.is_none())?;
+        let slot = page.slots[usize::from(block)];
+        Some((slot != UNKNOWN).then(|| stored(slot)))
+    }
+
     /// Sets memory aside for pages in flight.
     pub(super) fn reserve_page_buffers(&mut self) {
         let pool = &self.pool;

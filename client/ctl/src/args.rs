@@ -279,7 +279,7 @@ pub enum HealCommand {
         #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_days)]
         scrub_days: Duration,
         /// Bytes that each brick may read a second for that
-        #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "32M")]
+        #[arg(long, value_name = "BYTES", value_parser = parse_scrub_rate, default_value = "32M")]
         scrub_rate: u64,
         /// A line of JSON on stdout for each finished heal and scrub
         #[arg(long)]
@@ -329,6 +329,11 @@ impl From<FormatArgument> for SourceFormat {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "give 0.1 to 3600 seconds".to_owned())
+}
+
+/// Slower than this a pass would be taken for one that was given up.
+fn parse_scrub_rate(text: &str) -> Result<u64, String> {
+    parse_size(text).ok().filter(|rate| *rate >= 1 << 20).ok_or_else(|| "give 1M or more".to_owned())
 }
 
 /// A period; zero for never.

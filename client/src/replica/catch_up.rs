@@ -114,6 +114,11 @@ impl Group {
         self.flush.note_restarted();
         // It lost what it knew of the CRCs in its active shards: those are to be compared, however well S knows what
         // was written. Else a block that had rotted there would count as good.
+        if self.continuous.contains(brick) && !rebooted {
+            self.crashed.insert(brick);
+        } else {
+            self.crashed.remove(brick);
+        }
         self.continuous.remove(brick);
         if !record.in_sync.contains(brick) {
             // The record learns the new life when it is changed next; an arbiter has nothing to lose. But a brick
@@ -237,6 +242,7 @@ impl Group {
     /// Once its registers are restored nothing tells that, so it leaves S before (rule R2).
     pub(super) fn expel_blank(&mut self, brick: BrickIndex) {
         self.continuous.remove(brick);
+        self.crashed.remove(brick);
         if self.in_sync().contains(brick) && self.in_sync().count() > 1 {
             self.dropping.insert(brick);
         }

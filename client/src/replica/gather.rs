@@ -142,6 +142,20 @@ impl Heal {
         others.is_empty()
     }
 
+    /// Whether only the brick itself lists all of these.
+    pub(super) fn is_own(&self, shard: ShardIndex, blocks: &BlockSet) -> bool {
+        let mut others = blocks.clone();
+        self.own.get(&shard).into_iter().for_each(|own| others.remove_all(own));
+        others.is_empty()
+    }
+
+    /// Those of the blocks that others list, too; or all, if there are none of these.
+    pub(super) fn others_first(&self, shard: ShardIndex, blocks: BlockSet) -> BlockSet {
+        let mut others = blocks.clone();
+        self.own.get(&shard).into_iter().for_each(|own| others.remove_all(own));
+        if others.is_empty() { blocks } else { others }
+    }
+
     pub(super) fn listed_blocks(&self) -> u64 {
         self.list.values().map(|set| set.count() as u64).sum()
     }

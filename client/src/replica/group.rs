@@ -79,6 +79,8 @@ pub struct Group {
     /// Bricks whose every write since they were equal to S came from this session: their own dirty bits
     /// add nothing to what S knows. A crash ends that.
     pub(super) continuous: BrickSet,
+    /// Those that were, until they crashed: what they alone list can only have rotted.
+    pub(super) crashed: BrickSet,
     /// Blocks that may differ within S after every copy refused a write (rule I9).
     pub(super) suspect: BTreeMap<ShardIndex, BlockSet>,
     /// Bricks that still have to pull the first of them.
@@ -144,6 +146,7 @@ impl Group {
             existence_attempt: 0,
             existing_next: BTreeSet::new(),
             continuous: BrickSet::EMPTY,
+            crashed: BrickSet::EMPTY,
             suspect: BTreeMap::new(),
             suspect_left: BrickSet::EMPTY,
             suspect_retry_at: Timestamp::ZERO,

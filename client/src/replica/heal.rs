@@ -195,6 +195,8 @@ impl Group {
             // Nor is a pull ever in flight beside a write to the same blocks (rule I13).
             heal.unanswered(*shard).for_each(|blocks| left.remove_range(blocks));
             if !left.is_empty() {
+                // Not mixed: the brick's own may be compared in another way.
+                let left = if self.crashed.contains(target) { heal.others_first(*shard, left) } else { left };
                 return Some((*shard, first_blocks(&left, room)));
             }
         }
@@ -240,12 +242,22 @@ impl Group {
         };
         let mut header = self.data_header(Opcode::Pull);
         header.shard = shard;
-        if errand == Errand::Repair {
-            header.flags = Flags::BAD;
-        }
+        header.flags = match errand {
+            Errand::Repair => Flags::BAD,
+            Errand::Heal if self.can_only_have_rotted(target, shard, &body.blocks) => Flags::HEAL,
+            Errand::Heal | Errand::Judged(_) => Flags::NONE,
+        };
         let frame = Frame::new(header, body.to_bytes(), Bytes::new());
         let core = self.core_for(target, shard);
         self.send_frame(target, core, frame, Purpose::Pull(key));
+    }
+
+    /// Whether S knows every write that the brick saw to these blocks, and has none: they are looked at only because a
+    /// crash made the brick forget their CRCs.
+    fn can_only_have_rotted(&self, target: BrickIndex, shard: ShardIndex, blocks: &BlockSet) -> bool {
+        let heal = self.brick(target).heal.as_ref();
+        let serving = matches!(self.phase, Phase::Serving) && self.crashed.contains(target);
+        serving && heal.is_some_and(|heal| heal.is_own(shard, blocks))
     }
 
     pub(super) fn handle_pulled(&mut self, brick: BrickIndex, key: OperationKey, reply: &Frame) {
@@ -462,10 +474,13 @@ impl Group {
         if !self.brick(brick).lost_memory {
             self.continuous.insert(brick);
         }
+        self.crashed.remove(brick);
         let state = self.brick_mut(brick);
         state.heal = None;
         state.heal_failures = 0;
         self.flush.note_bits_left();
+        // With one copy more to ask arbiters can learn what one alone couldn't tell them.
+        self.config.arbiters().iter().for_each(|arbiter| self.stop_vouching(arbiter));
     }
 
     /// After a failure: not again at once.

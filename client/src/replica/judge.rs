@@ -66,8 +66,12 @@ impl Group {
         if waits || !matches!(self.phase, Phase::Serving) {
             return;
         }
-        let Some((shard, blocks)) = self.suspicions.iter_mut().next() else { return };
-        let (shard, run) = (*shard, blocks.runs(DATA_BLOCKS_MAX).next());
+        // Copies that pull from each other in a shard would wait for each other.
+        let Some(shard) = self.suspicions.keys().copied().find(|shard| !self.pulls_in(*shard)) else {
+            return;
+        };
+        let blocks = self.suspicions.get_mut(&shard).expect("just found");
+        let (shard, run) = (shard, blocks.runs(DATA_BLOCKS_MAX).next());
         run.into_iter().for_each(|run| blocks.remove_range(run));
         if blocks.is_empty() {
             self.suspicions.remove(&shard);

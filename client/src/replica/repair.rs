@@ -107,7 +107,7 @@ impl Group {
     }
 
     /// Whether a pull of the shard's blocks is under way.
-    fn pulls_in(&self, shard: ShardIndex) -> bool {
+    pub(super) fn pulls_in(&self, shard: ShardIndex) -> bool {
         let mut operations = self.operations.values();
         operations.any(|operation| operation.shard == shard && matches!(operation.kind, Kind::Pull(_)))
     }

@@ -65,7 +65,9 @@ impl Group {
                 // The next session's, or an agent's.
                 self.stop_vouching(arbiter);
             }
-            if self.should_catch_up(arbiter)
+            // All of S has to be asked.
+            if self.in_sync().is_subset_of(self.ready())
+                && self.should_catch_up(arbiter)
                 && let Some(source) = self.in_sync().intersection(self.ready()).first()
             {
                 self.start_heal(arbiter, source);
@@ -138,12 +140,13 @@ impl Group {
         let Some(source) = self.brick(arbiter).vouch.catching_up.as_ref().map(|heal| heal.source) else {
             return self.finish(key, Ok(Output::Done));
         };
-        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
-        if !copies.contains(source) || !self.ready().contains(arbiter) {
+        let copies = self.in_sync();
+        if !copies.contains(source) || !copies.with(arbiter).is_subset_of(self.ready()) {
             return self.stop_vouching(arbiter);
         }
-        self.copy_mut(key).expect("just found").asked = copies;
-        for copy in copies.iter() {
+        // The arbiter too: what it knows counts as much as what a copy says.
+        self.copy_mut(key).expect("just found").asked = copies.with(arbiter);
+        for copy in copies.with(arbiter).iter() {
             let mut header = self.data_header(Opcode::Verify);
             (header.shard, header.blocks) = (shard, blocks);
             header.flags = Flags::HEAL;
@@ -151,7 +154,7 @@ impl Group {
         }
     }
 
-    /// A copy's answer; the last one sends the CRCs to the arbiter.
+    /// An answer; the last one sends the CRCs to the arbiter.
     pub(super) fn handle_copy_read(&mut self, copy: BrickIndex, key: OperationKey, reply: &Frame) {
         let Some((arbiter, shard, blocks)) = self.copy(key) else { return };
         let Some(verified) = self.read_verified(copy, blocks, reply) else {
@@ -165,7 +168,7 @@ impl Group {
         if operation.answers.len() < operation.asked.count() {
             return;
         }
-        let crcs = agreed(blocks, &operation.answers);
+        let crcs = agreed(blocks, &operation.answers, arbiter);
         if !self.may_send() || !self.ready().contains(arbiter) {
             return self.stop_vouching(arbiter);
         }
@@ -337,16 +340,20 @@ impl Group {
     }
 }
 
-/// The CRCs in which all copies agree that can vouch for the block, one at least; elsewhere that of a block nobody knows.
-fn agreed(blocks: BlockRange, answers: &BTreeMap<BrickIndex, VerifyReply>) -> Vec<u32> {
+/// The CRCs in which all copies agree that can vouch for the block, if two do or the arbiter knew that one already;
+/// elsewhere that of a block nobody knows.
+fn agreed(blocks: BlockRange, answers: &BTreeMap<BrickIndex, VerifyReply>, arbiter: BrickIndex) -> Vec<u32> {
     let crc = |(index, block): (usize, u16)| {
-        let mut good = answers.values().filter(|answer| !answer.bad.contains(block));
-        match good.next().map(|answer| answer.crcs[index]) {
-            Some(crc) if good.all(|other| other.crcs[index] == crc) => crc,
-            _ => UNKNOWN_CRC,
-        }
+        let copies =
+            answers.iter().filter(|(brick, answer)| **brick != arbiter && !answer.bad.contains(block));
+        let mut said = copies.map(|(_, answer)| answer.crcs[index]);
+        let crc = said.next()?;
+        let others: Vec<u32> = said.collect();
+        let known = answers.get(&arbiter).filter(|answer| !answer.unknown.contains(block));
+        let confirmed = !others.is_empty() || known.is_some_and(|known| known.crcs[index] == crc);
+        (confirmed && others.iter().all(|other| *other == crc)).then_some(crc)
     };
-    blocks.iter().enumerate().map(crc).collect()
+    blocks.iter().enumerate().map(|place| crc(place).unwrap_or(UNKNOWN_CRC)).collect()
 }
 
 #[cfg(test)]
@@ -354,14 +361,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_arbiter_learns_only_what_every_copy_says() {
+    fn an_arbiter_learns_only_what_two_say_and_no_copy_denies() {
+        const ARBITER: BrickIndex = BrickIndex(2);
         let said = |crcs: &[u32]| VerifyReply { crcs: crcs.to_vec(), ..VerifyReply::default() };
+        let agreed = |answers: &[(u8, VerifyReply)]| {
+            let answers =
+                answers.iter().cloned().map(|(brick, answer)| (BrickIndex(brick), answer)).collect();
+            agreed(BlockRange::new(1, 3), &answers, ARBITER)
+        };
+        let ignorant = VerifyReply { unknown: BlockRange::new(1, 3).into(), ..said(&[0; 3]) };
         let rotten = VerifyReply { bad: BlockRange::new(2, 2).into(), ..said(&[1, 2, 9]) };
-        let answers = BTreeMap::from([(BrickIndex(0), said(&[1, 2, 4])), (BrickIndex(1), said(&[7, 2, 4]))]);
-        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [UNKNOWN_CRC, 2, 4]);
-        let answers = BTreeMap::from([(BrickIndex(0), said(&[1, 2, 4])), (BrickIndex(1), rotten.clone())]);
-        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [1, 2, 4]);
-        let answers = BTreeMap::from([(BrickIndex(1), rotten)]);
-        assert_eq!(agreed(BlockRange::new(1, 3), &answers), [1, UNKNOWN_CRC, UNKNOWN_CRC]);
+        let both = [(0, said(&[1, 2, 4])), (1, said(&[7, 2, 4])), (2, ignorant.clone())];
+        assert_eq!(agreed(&both), [UNKNOWN_CRC, 2, 4]);
+        // A copy of its own, however sure of itself, is no witness for what it holds; with the arbiter it is.
+        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, ignorant.clone())]), [UNKNOWN_CRC; 3]);
+        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, said(&[1, 3, 4]))]), [1, UNKNOWN_CRC, 4]);
+        assert_eq!(
+            agreed(&[(0, said(&[1, 2, 4])), (1, rotten), (2, ignorant)]),
+            [1, UNKNOWN_CRC, UNKNOWN_CRC]
+        );
     }
 }

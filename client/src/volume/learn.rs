@@ -101,6 +101,19 @@ impl Volume {
             let mut counted_good = None;
             for (value, record) in self.images_in(&reached).await? {
                 if record.in_sync == BrickSet::only(brick) {
+                    let floor = control
+                        .welcome
+                        .floors
+                        .of(control.welcome.brick)
+                        .max(reached.floors().of(control.welcome.brick));
+                    if record
+                        .members
+                        .get(usize::from(brick.0))
+                        .is_some_and(|member| member.incarnation.start < floor)
+                    {
+                        // What it is said to have was on the disk whose place it took.
+                        return Err(VolumeError::EmptyCopy { address: address.clone(), name: value.name });
+                    }
                     if !accept_only {
                         return Err(VolumeError::OlderCopy { address: address.clone(), name: value.name });
                     }
@@ -112,7 +125,10 @@ impl Volume {
             let Some(name) = counted_good else {
                 let registers = gather(&reached).await?;
                 self.teach_floors(address, control, &reached.floors()).await?;
-                return teach(control, address, &registers).await;
+                // Hearing of them it closed what was connected before.
+                let caller = self.caller(PeerKind::Client, Volume::fresh_session());
+                let control = Control::open(address, &caller, control.welcome.brick, CoreIndex(0)).await?;
+                return teach(&control, address, &registers).await;
             };
             if started.elapsed() > EXPEL_PATIENCE {
                 return Err(VolumeError::NotExpelled { address: address.clone(), name });

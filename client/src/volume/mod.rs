@@ -151,6 +151,17 @@ pub enum VolumeError {
         /// Which image.
         name: String,
     },
+    /// The only good copy was on a disk that is gone.
+    #[error(
+        "{address} is an empty brick in the place of one that had the only good copy of image {name:?}; that is lost, \
+         and declaring this one good would lose the rest: say with `image declare-good {name}` that another copy counts"
+    )]
+    EmptyCopy {
+        /// Which brick.
+        address: String,
+        /// Which image.
+        name: String,
+    },
     /// A restored brick still counts as good.
     #[error(
         "{address} was restored from an older copy, and image {name:?} still counts that as good; see with \

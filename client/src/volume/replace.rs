@@ -25,6 +25,7 @@ use brick_wire::{
 
 use super::heal::{HealOutcome, HealProgress};
 use super::registers::Reached;
+use super::status::{BrickHealth, BrickState, HealthState};
 use super::{Volume, VolumeError};
 use crate::config::VolumeConfig;
 use crate::driver::connection::{Caller, ConnectError};
@@ -36,6 +37,9 @@ const START_MARGIN: u64 = 1 << 20;
 /// How long the new brick may take to start again.
 const RESTART_PATIENCE: Duration = Duration::from_secs(30);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// How long a copy may take to be good again after its brick closed its connections.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+const RETURN_PAUSE: Duration = Duration::from_millis(500);
 
 /// How far a replacement has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +67,6 @@ pub struct Replacement {
     pub new: String,
     /// How far it has come.
     pub state: ReplacementState,
-    /// The lost brick answers still: it will be told that it doesn't count.
-    pub old_answers: bool,
     index: usize,
     /// The lowest start counter that counts, and the one that the new brick goes on from.
     floor: StartCounter,
@@ -82,25 +84,22 @@ impl Volume {
             old: old.to_owned(),
             new: new.to_owned(),
             state: ReplacementState::Listed,
-            old_answers: false,
             index,
             floor: StartCounter(0),
         };
-        if listed {
-            return Ok(plan);
-        }
-        self.with_address(&plan)?;
         let controls = self.reach(self.group(group), Volume::fresh_session()).await;
         let floors = self.check_others(&plan, &controls)?;
+        if listed {
+            // Or it was never replaced, and the old address is a slip.
+            let replaced = floors.of(plan.brick) > StartCounter(0);
+            return if replaced { Ok(plan) } else { Err(VolumeError::NoSuchBrick(old.to_owned())) };
+        }
+        self.with_address(&self.config, &plan)?;
         plan.state = self.look_at_new(&plan, &floors).await?;
         if plan.state == ReplacementState::Planned {
-            let reached = Reached::new(controls, Volume::fresh_session(), group, self.group(group).quorum)?;
-            self.check_copies(&plan, &reached).await?;
-            let old = reached.controls[index].as_ref().ok();
-            plan.old_answers = old.is_some() && plan.old != plan.new;
-            let seen = old.map_or(StartCounter(0), |control| control.welcome.incarnation.start);
+            let reached = self.check_loss(&plan).await?;
             let recorded = self.highest_start(&plan, &reached).await?;
-            let highest = seen.max(recorded).max(floors.of(plan.brick));
+            let highest = recorded.max(floors.of(plan.brick));
             plan.floor = StartCounter(highest.0 + 1 + START_MARGIN);
         }
         Ok(plan)
@@ -110,17 +109,18 @@ impl Volume {
     /// brick is blank after it: [`Volume::heal_replaced`] does the rest.
     pub async fn replace(&self, plan: &Replacement, path: &Path) -> Result<Volume, VolumeError> {
         if plan.state == ReplacementState::Planned {
+            // What was planned may have changed while the operator was asked.
+            self.check_loss(plan).await?;
             self.retire(plan).await?;
-            if plan.old_answers {
-                self.disown(plan).await;
-            }
             self.adopt(plan).await?;
         }
         if plan.state != ReplacementState::Listed {
             self.await_restart(plan).await?;
         }
-        let config = self.with_address(plan)?;
-        if config != *self.config {
+        // Others may have changed the file meanwhile.
+        let listed = VolumeConfig::load(path)?;
+        let config = self.with_address(&listed, plan)?;
+        if config != listed {
             config.save(path)?;
         }
         Ok(Volume { config: Rc::new(config), client_name: self.client_name.clone() })
@@ -174,9 +174,13 @@ impl Volume {
     }
 
     /// The volume with the new brick's address.
-    fn with_address(&self, plan: &Replacement) -> Result<VolumeConfig, VolumeError> {
-        let mut config = (*self.config).clone();
-        config.groups[plan.group].bricks[plan.index].address.clone_from(&plan.new);
+    fn with_address(&self, listed: &VolumeConfig, plan: &Replacement) -> Result<VolumeConfig, VolumeError> {
+        let mut config = listed.clone();
+        let place = config.groups.get_mut(plan.group).and_then(|group| group.bricks.get_mut(plan.index));
+        match place.filter(|place| place.brick == plan.brick) {
+            Some(place) => place.address.clone_from(&plan.new),
+            None => return Err(bad(&plan.new, "the volume file lists other bricks by now; look at it")),
+        }
         config.check().map_err(|meaning| bad(&plan.new, meaning.to_string()))?;
         Ok(config)
     }
@@ -196,7 +200,7 @@ impl Volume {
         if !group.quorum.is_reached_by(others, controls.len()) {
             return Err(refuse(
                 "the other bricks of its group are no quorum without it, so nobody can say what it has promised; \
-                 export the images, and import them into a new volume"
+                 it has to come back"
                     .to_owned(),
             ));
         }
@@ -257,6 +261,21 @@ impl Volume {
         Ok(ReplacementState::Adopted)
     }
 
+    /// Whether nothing is lost with the old brick: it is down, so that no record can come to count on it alone from now
+    /// on, and none does.
+    async fn check_loss(&self, plan: &Replacement) -> Result<Reached, VolumeError> {
+        let controls = self.reach(self.group(plan.group), Volume::fresh_session()).await;
+        self.check_others(plan, &controls)?;
+        if plan.old != plan.new && controls[plan.index].is_ok() {
+            let reason = "it still answers; stop it first, so that the images go on without it".to_owned();
+            return Err(VolumeError::CannotReplace { address: plan.old.clone(), reason });
+        }
+        let quorum = self.group(plan.group).quorum;
+        let reached = Reached::new(controls, Volume::fresh_session(), plan.group, quorum)?;
+        self.check_copies(plan, &reached).await?;
+        Ok(reached)
+    }
+
     /// Whether every image has another good copy.
     async fn check_copies(&self, plan: &Replacement, reached: &Reached) -> Result<(), VolumeError> {
         for (value, record) in self.images_in(reached).await? {
@@ -299,15 +318,33 @@ impl Volume {
                 let reason = format!("{} answered {status:?} when it was told so", brick.address);
                 return Err(VolumeError::CannotReplace { address: plan.old.clone(), reason });
             }
+            self.await_return(plan, &brick.address).await?;
         }
         Ok(())
     }
 
-    /// The lost brick answers after all: it may as well know. By the floors it doesn't count in any case.
-    async fn disown(&self, plan: &Replacement) {
-        let caller = self.operator(self.config.volume);
-        if let Ok(control) = Control::open(&plan.old, &caller, plan.brick, CoreIndex(0)).await {
-            let _best_effort = control.ask(Opcode::BlankDeclare, Vec::new()).await;
+    /// The brick has closed its clients' connections, so that they hear of the floor. Who writes meanwhile may have gone
+    /// on without it: the next brick isn't told before this one's copies are good again.
+    async fn await_return(&self, plan: &Replacement, address: &str) -> Result<(), VolumeError> {
+        let started = Instant::now();
+        loop {
+            monoio::time::sleep(RETURN_PAUSE).await;
+            let mut stale = None;
+            for info in self.list_images().await? {
+                let Ok(name) = info.name.parse() else { continue };
+                let health = self.image_health(&self.resolve(&name).await?).await;
+                let is_stale =
+                    |brick: &BrickHealth| brick.address == address && brick.state == BrickState::Stale;
+                if health.bricks.iter().any(is_stale) && health.state == HealthState::Healing {
+                    stale = Some(info.name);
+                }
+            }
+            let Some(name) = stale else { return Ok(()) };
+            if started.elapsed() > RETURN_PATIENCE {
+                let reason =
+                    format!("image {name:?} is being healed on {address}; run this again when that is done");
+                return Err(VolumeError::CannotReplace { address: plan.old.clone(), reason });
+            }
         }
     }
 

@@ -79,7 +79,7 @@ fn announcement(plan: &Replacement) -> String {
         )
     };
     text += " The lost disk never counts again, whatever is on it";
-    text += if plan.old_answers { "; it answers still, and is told so." } else { "." };
+    text.push('.');
     if plan.role == Role::Data {
         text += " Everything that is allocated is copied to the new one.";
     }

@@ -42,9 +42,11 @@ impl Volume {
         let (named, removing) = self.images_of(&home).await?;
         let epochs = survey.epochs().await;
         let suspects: Vec<ImageValue> =
-            named.into_iter().filter(|value| self.is_suspect(&epochs, value)).collect();
+            named.into_iter().filter(|value| self.is_suspect(&epochs, value, survey.has_blank())).collect();
         let answers = survey.ask(&suspects).await;
-        let heals = suspects.into_iter().filter(|value| self.needs_heal(&answers, value)).map(Job::Heal);
+        let blank = survey.has_blank();
+        let heals =
+            suspects.into_iter().filter(|value| self.needs_heal(&answers, value, blank)).map(Job::Heal);
         let removals = removing.into_iter().filter(|value| self.has_all_data_bricks(survey, value));
         Ok(heals.chain(removals.map(Job::Remove)).collect())
     }
@@ -67,7 +69,7 @@ impl Volume {
 
     /// Whether nobody holds the image, and some group's records say that a copy is old, that a holder died, or that an
     /// arbiter was away.
-    fn is_suspect(&self, epochs: &Answers<RegisterState>, value: &ImageValue) -> bool {
+    fn is_suspect(&self, epochs: &Answers<RegisterState>, value: &ImageValue, blank: bool) -> bool {
         let mut suspect = false;
         for (index, group) in self.groups_of(value) {
             let votes: Vec<Option<Vote>> = epochs[&index]
@@ -78,7 +80,8 @@ impl Volume {
                 None => return false,
                 Some(newest) if newest.is_held => return false,
                 Some(newest) => {
-                    suspect |= !newest.is_settled(group) || newest.is_ahead_of_arbiter(group, &votes)
+                    suspect |=
+                        !newest.is_settled(group) || (!blank && newest.is_ahead_of_arbiter(group, &votes))
                 }
             }
         }
@@ -86,12 +89,12 @@ impl Volume {
     }
 
     /// Whether there is something to do that can be done now.
-    fn needs_heal(&self, answers: &Answers<Answer>, value: &ImageValue) -> bool {
+    fn needs_heal(&self, answers: &Answers<Answer>, value: &ImageValue, blank: bool) -> bool {
         let mut needed = false;
         for (index, group) in self.groups_of(value) {
             let answers: Vec<Option<&Answer>> =
                 answers[&index].iter().map(|brick| brick.as_ref()?.get(&value.image)).collect();
-            match judge(group, &answers) {
+            match judge(group, &answers, blank) {
                 Verdict::Impossible => return false,
                 Verdict::Nothing => {}
                 Verdict::Needed => needed = true,
@@ -122,7 +125,8 @@ enum Verdict {
     Needed,
 }
 
-fn judge(group: &Group, answers: &[Option<&Answer>]) -> Verdict {
+/// With a `blank` brick about, one whose record is old may be that one, which is to be taught first.
+fn judge(group: &Group, answers: &[Option<&Answer>], blank: bool) -> Verdict {
     let votes: Vec<Option<Vote>> = answers.iter().map(|answer| Vote::of_answer(answer.as_ref()?)).collect();
     let online: BrickSet =
         indexes(answers.len()).filter(|brick| answers[usize::from(brick.0)].is_some()).collect();
@@ -136,7 +140,7 @@ fn judge(group: &Group, answers: &[Option<&Answer>]) -> Verdict {
         return Verdict::Needed;
     }
     let complete = data.is_subset_of(online);
-    if complete && newest.is_ahead_of_arbiter(group, &votes) {
+    if complete && !blank && newest.is_ahead_of_arbiter(group, &votes) {
         return Verdict::Needed;
     }
     // The holder died. A recovery leaves out the copies that aren't there, so it waits until all of them are.

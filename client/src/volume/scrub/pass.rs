@@ -68,7 +68,7 @@ impl Volume {
             if *stop.borrow() {
                 return Ok(PassEnd::Interrupted);
             }
-            let chunk = state.next_shard..(state.next_shard + CHUNK_SHARDS).min(state.shards);
+            let chunk = state.next_shard..(state.next_shard + chunk_shards(value, options)).min(state.shards);
             let end = chunk.end;
             let part = monoio::select! {
                 part = self.scrub_shards(value, chunk, options, |_| {}) => part?,
@@ -176,6 +176,14 @@ fn fresh_pass(operation: OperationUuid, agent: SessionId, now: u64, shards: u32)
         repaired_blocks: 0,
         unrepairable_blocks: 0,
     }
+}
+
+/// Shards that are read before the next sign of life: a pass is given up long after that.
+fn chunk_shards(value: &ImageValue, options: ScrubOptions) -> u32 {
+    let in_time =
+        options.bytes_per_second.saturating_mul(ABANDONED_AFTER.as_secs() / 10) >> value.shard_shift;
+    let shards = if options.bytes_per_second == 0 { CHUNK_SHARDS.into() } else { in_time };
+    shards.clamp(1, CHUNK_SHARDS.into()) as u32
 }
 
 fn is_over(state: &ScrubValue) -> bool {
