@@ -78,8 +78,7 @@ fn announcement(plan: &Replacement) -> String {
             "The empty brick at {new} takes the place of the one at {old}: brick {brick} of group {group}."
         )
     };
-    text += " The lost disk never counts again, whatever is on it";
-    text.push('.');
+    text += " The lost disk never counts again, whatever is on it.";
     if plan.role == Role::Data {
         text += " Everything that is allocated is copied to the new one.";
     }
