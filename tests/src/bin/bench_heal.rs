@@ -5,17 +5,18 @@
 //! and, beside it, the same on GlusterFS.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use brick_tests::cluster::nbd::{NbdClient, NbdServer};
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
-use brick_tests::cluster::{ARBITER, Cluster, D1, D2};
+use brick_tests::cluster::{ARBITER, Cluster, D1, D2, shard_files};
 use clap::Parser;
 use serde_json::{Value, json};
 
-/// Measures heal after single and double failures under 4 KiB random writes.
+/// Measures a whole heal, and heal after single and double failures under 4 KiB random writes.
 ///
 /// Example: brick-bench-heal --size 1024
 #[derive(Debug, Parser)]
@@ -47,6 +48,7 @@ struct Notes {
 fn main() {
     let arguments = Arguments::parse();
     println!("{}", quiet(&arguments));
+    println!("{}", whole(&arguments));
     let (one, two, arbiter) = (("D1", D1), ("D2", D2), ("A", ARBITER));
     let orders = [
         [Some(one), None],
@@ -81,6 +83,47 @@ fn quiet(arguments: &Arguments) -> Value {
     server.close();
     cluster.assert_copies_agree("vm");
     json!({ "case": "quiet", "brick": "D2", "changed_blocks": arguments.writes, "heal": healed })
+}
+
+/// An empty brick takes the place of a data brick; a quarter of the image is allocated. Beside it, in the same folder, how
+/// long the disk takes to copy the same bytes.
+fn whole(arguments: &Arguments) -> Value {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &format!("{}M", 4 * arguments.size));
+    let server = cluster.serve("vm");
+    write_all(&mut server.connect(), arguments.size);
+    server.close();
+    let copy_seconds = copy(&cluster.bricks[D1].directory, &cluster.path("copy"));
+    cluster.bricks[D2].stop();
+    let new_disk = cluster.path("new-disk");
+    cluster.bricks[D2].start_empty(new_disk);
+    let address = cluster.bricks[D2].address();
+    let reset = cluster.ctl(&["volume", "reset-brick", &address, "--yes", "--json"]).json();
+    cluster.assert_copies_agree("vm");
+    let healed = &reset["images"][0];
+    json!({
+        "case": "whole",
+        "brick": "D2",
+        "allocated_bytes": arguments.size * MIB,
+        "healed_bytes": healed["healed_bytes"],
+        "wire_bytes": healed["wire_bytes"],
+        "seconds": healed["seconds"],
+        "copy_seconds": copy_seconds,
+    })
+}
+
+/// Copies a brick's shard files past the page cache and makes the copy durable; the time it took, seconds.
+fn copy(from: &Path, to: &Path) -> f64 {
+    std::fs::create_dir(to).expect("a folder");
+    let begun = Instant::now();
+    for (number, file) in shard_files(from).into_iter().enumerate() {
+        let (input, output) = (from.join(file), to.join(number.to_string()));
+        let mut dd = std::process::Command::new("dd");
+        dd.arg(format!("if={}", input.display())).arg(format!("of={}", output.display()));
+        let done = dd.args(["bs=1M", "iflag=direct", "oflag=direct", "conv=fsync", "status=none"]).status();
+        assert!(done.expect("dd runs").success());
+    }
+    begun.elapsed().as_secs_f64()
 }
 
 /// Bricks go away and come back, one after the other, while a client writes random blocks one at a time.
@@ -149,13 +192,16 @@ fn return_of(cluster: &mut Cluster, brick: usize) -> Value {
 fn filled(cluster: &Cluster, mebibytes: u64) -> NbdServer {
     cluster.create_image("vm", &format!("{mebibytes}M"));
     let server = cluster.serve("vm");
-    let mut client = server.connect();
+    write_all(&mut server.connect(), mebibytes);
+    server
+}
+
+fn write_all(client: &mut NbdClient, mebibytes: u64) {
     for offset in (0..mebibytes).map(|number| number * MIB) {
         let data = pattern::blocks(offset, MIB as usize / BLOCK_BYTES, 1);
         client.write(offset, &data).expect("written");
     }
     client.flush().expect("flushed");
-    server
 }
 
 fn write(client: &mut NbdClient, block: u64, version: u64) {
