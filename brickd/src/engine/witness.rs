@@ -331,13 +331,20 @@ impl Engine {
         !self.files.exists_soon(key) && !self.witness.is_at_hand(key)
     }
 
-    /// [`Engine::task_page`] for tasks of an arbiter: a file is opened only if the page is to be read from it.
+    /// [`Engine::task_page`] for tasks that want nothing but the page: the file is opened only if that has to be read.
     pub(super) fn task_page_alone(&mut self, token: Token) -> bool {
         let Target { key, shard_bytes, .. } = self.tasks[&token].target;
-        if self.is_untouched(key) {
-            self.witness.insert(key, vec![0; slot_count(shard_bytes)], None);
-        }
-        (self.witness.is_at_hand(key) || self.task_file(token).is_some()) && self.task_page(token)
+        let at_hand = match self.config.role {
+            // With its file, which may just be made: the page is made with that.
+            Role::Data => self.witness.pages.contains_key(&key),
+            Role::Arbiter => {
+                if self.is_untouched(key) {
+                    self.witness.insert(key, vec![0; slot_count(shard_bytes)], None);
+                }
+                self.witness.is_at_hand(key)
+            }
+        };
+        (at_hand || self.task_file(token).is_some()) && self.task_page(token)
     }
 
     /// Records blocks at once if the shard's page is here and nobody uses the blocks; `false` if that takes a task.
