@@ -120,7 +120,7 @@ impl Group {
     /// Listed blocks that no copy is after yet.
     fn next_copy(&self, arbiter: BrickIndex) -> Option<(ShardIndex, BlockRange)> {
         let heal = self.brick(arbiter).vouch.catching_up.as_ref()?;
-        let left = heal.list.iter().find_map(|(shard, listed)| {
+        heal.list.iter().find_map(|(shard, listed)| {
             let mut left = listed.clone();
             for operation in self.operations.values().filter(|operation| operation.shard == *shard) {
                 if matches!(&operation.kind, Kind::Copy(copy) if copy.arbiter == arbiter) {
@@ -128,8 +128,7 @@ impl Group {
                 }
             }
             left.runs(DATA_BLOCKS_MAX).next().map(|run| (*shard, run))
-        });
-        left
+        })
     }
 
     pub(super) fn drive_copy(&mut self, key: OperationKey) {

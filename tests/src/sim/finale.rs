@@ -3,6 +3,7 @@
 //! A fresh session must be served within a bound, every brick must be in sync again, every request must
 //! succeed, the copies must be equal block by block, and after the close no brick may think otherwise.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -233,10 +234,10 @@ impl World {
             let mut pages = BTreeMap::new();
             for (shard, block) in self.written_blocks() {
                 let file = self.file(shard);
-                if !pages.contains_key(&shard) {
+                if let Entry::Vacant(place) = pages.entry(shard) {
                     brick.disk.fill(&mut bytes, brick.disk.durable(file, 0));
                     let page = read_page(&bytes, 1 << SHARD_SHIFT);
-                    pages.insert(shard, page.ok_or("at the end, an arbiter's page is damaged")?);
+                    place.insert(page.ok_or("at the end, an arbiter's page is damaged")?);
                 }
                 data.disk.fill(&mut bytes, data.disk.durable(file, block));
                 self.compare_crc(brick, (shard, block), pages[&shard][usize::from(block)], &bytes, false)?;

@@ -80,8 +80,8 @@ impl Volume {
                 None => return false,
                 Some(newest) if newest.is_held => return false,
                 Some(newest) => {
-                    suspect |=
-                        !newest.is_settled(group) || (!blank && newest.is_ahead_of_arbiter(group, &votes))
+                    let behind = !blank && newest.is_ahead_of_arbiter(group, &votes);
+                    suspect |= behind || !newest.is_settled(group);
                 }
             }
         }
