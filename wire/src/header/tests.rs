@@ -154,8 +154,9 @@ fn opcodes_and_statuses_keep_their_numbers() {
         Flags::REWRITE,
         Flags::HEAL,
         Flags::BAD,
+        Flags::SUSPECT,
     ];
-    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x100]);
+    assert_eq!(flags.map(|flag| flag.0), [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x100, 0x200]);
     assert_eq!(flags.into_iter().fold(Flags::NONE, Flags::with).0, Flags::KNOWN);
 }
 

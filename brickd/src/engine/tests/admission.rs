@@ -73,8 +73,9 @@ fn admission_a_session_is_drained_before_its_next_connection() {
 #[test]
 fn admission_nonsense_never_panics() {
     let mut brick = Brick::single();
-    let alice = brick.connect(0, ALICE, 1);
+    let mut alice = brick.connect(0, ALICE, 1);
     brick.hold_image(alice, epoch(1, ALICE));
+    let mut generation = 1;
     for opcode in Opcode::ALL.iter().filter(|opcode| **opcode != Opcode::Hello) {
         for aux in [Vec::new(), vec![0xff; 3], vec![0; 200], vec![0xff; 5000]] {
             let blocks = BlockRange::new(16_000, 200);
@@ -83,6 +84,11 @@ fn admission_nonsense_never_panics() {
             for header in [odd, unattached, Header { blocks: BlockRange::EMPTY, ..odd }] {
                 let id = brick.send(alice, header, aux.clone(), Some(&super::harness::blocks(1, 1)));
                 assert!(brick.reply(id).is_some(), "{opcode:?} is answered");
+                if brick.closed.pop() == Some((alice, CloseReason::Outdated)) {
+                    // It was blank, and isn't any more: everybody has to be told.
+                    generation += 1;
+                    alice = brick.connect(0, ALICE, generation);
+                }
             }
         }
     }
