@@ -19,12 +19,13 @@ fn is_rotten(scenario: &Scenario, brick: usize, block: u16) -> bool {
     scenario.world.bricks[brick].disk.is_rotten(file, block)
 }
 
-/// An open image with a flushed block on both copies.
+/// An open image with a flushed block on both copies, which nobody lists any more.
 fn written() -> (Scenario, SessionId, u64) {
     let mut scenario = Scenario::new(&ARBITERED);
     let id = scenario.open();
     let tag = scenario.write(id, 0, 3);
     scenario.try_flush(id).unwrap();
+    scenario.pause(3000);
     (scenario, id, tag)
 }
 

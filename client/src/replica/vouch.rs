@@ -172,6 +172,8 @@ impl Group {
             return self.stop_vouching(arbiter);
         }
         let mut header = self.data_header(Opcode::DummyWrite);
+        // Of no write of ours: the next CLEAN drops the bits, whichever flush it follows.
+        header.generation = Generation(0);
         (header.shard, header.blocks) = (shard, blocks);
         let aux = put_crcs(&mut header, &crcs);
         let core = self.core_for(arbiter, shard);

@@ -8,6 +8,7 @@ use brick_client::replica::{GroupError, Output, Purpose, State, UserRequest};
 use brick_wire::register::RegisterKey;
 use brick_wire::{BlockRange, BrickIndex, BrickSet, Role, SessionId, ShardIndex};
 
+use super::brick::Brick;
 use super::checker::What;
 use super::config::Config;
 use super::content::{self, Tag};
@@ -231,7 +232,14 @@ impl Scenario {
     /// The good end: closes, stops every brick, and compares what they hold.
     pub fn end(mut self, id: SessionId) {
         let world = &mut self.world;
-        let outcome = world.close(id).and_then(|()| world.stop_all()).and_then(|()| world.audit());
+        // Bits stay while an arbiter lacks CRCs; a session that closes doesn't wait for long.
+        let is_there = |brick: &&Brick| brick.role == Role::Arbiter && brick.process.is_some();
+        let arbiters: BrickSet = world.bricks.iter().filter(is_there).map(|brick| brick.index).collect();
+        let vouch = world.until("every arbiter vouches", |world| {
+            arbiters.is_subset_of(world.sessions[&id].group.report().vouching)
+        });
+        let outcome =
+            vouch.and_then(|()| world.close(id)).and_then(|()| world.stop_all()).and_then(|()| world.audit());
         outcome.unwrap_or_else(|failure| panic!("{failure}"));
         assert_eq!(self.world.checker.complaint, None);
     }
