@@ -266,13 +266,14 @@ impl Volume {
     async fn check_loss(&self, plan: &Replacement) -> Result<Reached, VolumeError> {
         let controls = self.reach(self.group(plan.group), Volume::fresh_session()).await;
         self.check_others(plan, &controls)?;
-        if plan.old != plan.new && controls[plan.index].is_ok() {
-            let reason = "it still answers; stop it first, so that the images go on without it".to_owned();
-            return Err(VolumeError::CannotReplace { address: plan.old.clone(), reason });
-        }
+        let answers = plan.old != plan.new && controls[plan.index].is_ok();
         let quorum = self.group(plan.group).quorum;
         let reached = Reached::new(controls, Volume::fresh_session(), plan.group, quorum)?;
         self.check_copies(plan, &reached).await?;
+        if answers {
+            let reason = "it still answers; stop it first, so that the images go on without it".to_owned();
+            return Err(VolumeError::CannotReplace { address: plan.old.clone(), reason });
+        }
         Ok(reached)
     }
 
