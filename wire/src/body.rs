@@ -302,10 +302,8 @@ impl Body for DirtyPage {
     fn encode(&self, out: &mut Vec<u8>) {
         assert!(self.shards.is_sorted_by(|(one, _), (next, _)| one < next), "pages ascend");
         for (shard, blocks) in &self.shards {
-            let bitmap = blocks.to_bytes();
             out.put_u32(shard.0);
-            out.put_u16(bitmap.len() as u16);
-            out.extend_from_slice(&bitmap);
+            put_sized_bitmap(out, blocks);
         }
     }
 
@@ -316,8 +314,7 @@ impl Body for DirtyPage {
             if shards.last().is_some_and(|(last, _)| *last >= shard) {
                 return Err(BodyError::OutOfRange { field: "dirty.shard", value: u64::from(shard.0) });
             }
-            let length = usize::from(reader.u16()?);
-            shards.push((shard, read_bitmap("dirty.bitmap", reader.bytes(length)?)?));
+            shards.push((shard, read_sized_bitmap("dirty.bitmap", reader)?));
         }
         Ok(DirtyPage { shards })
     }
@@ -326,20 +323,14 @@ impl Body for DirtyPage {
 impl Body for VerifyReply {
     fn encode(&self, out: &mut Vec<u8>) {
         assert!(self.crcs.len() <= usize::from(DATA_BLOCKS_MAX), "no more than a request asks for");
-        for blocks in [&self.bad, &self.unknown] {
-            let bitmap = blocks.to_bytes();
-            out.put_u16(bitmap.len() as u16);
-            out.extend_from_slice(&bitmap);
-        }
+        put_sized_bitmap(out, &self.bad);
+        put_sized_bitmap(out, &self.unknown);
         self.crcs.iter().for_each(|crc| out.put_u32(*crc));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<VerifyReply, BodyError> {
-        let mut bitmap = |field| {
-            let length = usize::from(reader.u16()?);
-            read_bitmap(field, reader.bytes(length)?)
-        };
-        let (bad, unknown) = (bitmap("verify.bad")?, bitmap("verify.unknown")?);
+        let bad = read_sized_bitmap("verify.bad", reader)?;
+        let unknown = read_sized_bitmap("verify.unknown", reader)?;
         let mut crcs = Vec::new();
         while !reader.is_empty() {
             if crcs.len() == usize::from(DATA_BLOCKS_MAX) {
@@ -434,9 +425,7 @@ impl Body for PullReadReply {
     fn encode(&self, out: &mut Vec<u8>) {
         assert_eq!(self.crcs.len(), self.differing.count(), "one CRC per differing block");
         assert!(self.differing.end() <= usize::from(DATA_BLOCKS_MAX));
-        let bitmap = self.differing.to_bytes();
-        out.put_u16(bitmap.len() as u16);
-        out.extend_from_slice(&bitmap);
+        put_sized_bitmap(out, &self.differing);
         for crc in &self.crcs {
             out.put_u32(*crc);
         }
@@ -445,8 +434,7 @@ impl Body for PullReadReply {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<PullReadReply, BodyError> {
-        let length = usize::from(reader.u16()?);
-        let differing = read_bitmap("pull_read.differing", reader.bytes(length)?)?;
+        let differing = read_sized_bitmap("pull_read.differing", reader)?;
         if differing.end() > usize::from(DATA_BLOCKS_MAX) {
             let value = differing.end() as u64;
             return Err(BodyError::OutOfRange { field: "pull_read.differing", value });
@@ -469,6 +457,18 @@ fn put_incarnation(out: &mut Vec<u8>, incarnation: Incarnation) {
 fn read_incarnation(reader: &mut Reader<'_>) -> Result<Incarnation, BodyError> {
     let boot = BootUuid::from_bytes(reader.array()?);
     Ok(Incarnation { boot, start: StartCounter(reader.u64()?) })
+}
+
+/// A bitmap behind its length in bytes (u16).
+fn put_sized_bitmap(out: &mut Vec<u8>, blocks: &BlockSet) {
+    let bitmap = blocks.to_bytes();
+    out.put_u16(bitmap.len() as u16);
+    out.extend_from_slice(&bitmap);
+}
+
+fn read_sized_bitmap(field: &'static str, reader: &mut Reader<'_>) -> Result<BlockSet, BodyError> {
+    let length = usize::from(reader.u16()?);
+    read_bitmap(field, reader.bytes(length)?)
 }
 
 fn read_bitmap(field: &'static str, bytes: &[u8]) -> Result<BlockSet, BodyError> {

@@ -72,7 +72,7 @@ impl Syncs {
         lane: LaneIndex,
     ) -> bool {
         self.must_rewrite.keys().any(|key| key.0 == image && wanted(key.1))
-            || self.lost_directories.contains(&(image, lane))
+            || self.is_directory_lost(image, lane)
     }
 
     /// Whether a new name in the lane's directory may be lost.

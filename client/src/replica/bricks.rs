@@ -65,6 +65,11 @@ impl super::Group {
         self.record.as_ref().map_or(BrickSet::EMPTY, |record| record.in_sync)
     }
 
+    /// Copies of S that can be asked and are to stay.
+    pub(super) fn usable_copies(&self) -> BrickSet {
+        self.in_sync().intersection(self.ready()).difference(self.dropping)
+    }
+
     /// Linked bricks that are at the decided epoch: data requests may go to these.
     pub(super) fn ready(&self) -> BrickSet {
         let Some(record) = &self.record else { return BrickSet::EMPTY };

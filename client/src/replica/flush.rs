@@ -103,13 +103,8 @@ impl FlushState {
         self.failed
     }
 
+    /// A write completed, or a pull wrote into a copy of S: that has to be flushed.
     pub(super) fn note_write_completed(&mut self) {
-        self.completed_writes += 1;
-        self.stale_bits = true;
-    }
-
-    /// A pull wrote into a copy of S: that has to be flushed like a write.
-    pub(super) fn note_pulled(&mut self) {
         self.completed_writes += 1;
         self.stale_bits = true;
     }
@@ -285,8 +280,8 @@ impl Group {
         let data = self.config.data_bricks();
         let in_sync = self.in_sync();
         self.flush.last_clean = self.now;
-        let late = self.on_time() < boundary;
-        let boundary = boundary.min(self.on_time());
+        let on_time = self.on_time();
+        let (late, boundary) = (on_time < boundary, boundary.min(on_time));
         if boundary < self.flush.clean_from {
             return;
         }

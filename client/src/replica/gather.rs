@@ -133,9 +133,7 @@ impl Heal {
     /// The source can't vouch for these blocks; those that only the brick itself lists are left as they are there.
     /// Whether that is all of them.
     pub(super) fn settle_unvouched(&mut self, shard: ShardIndex, unvouched: &BlockSet) -> bool {
-        let own = self.own.get(&shard).cloned().unwrap_or_default();
-        let mut others = unvouched.clone();
-        others.remove_all(&own);
+        let others = self.listed_by_others(shard, unvouched);
         let mut settled = unvouched.clone();
         settled.remove_all(&others);
         self.unlist(shard, &settled);
@@ -144,16 +142,19 @@ impl Heal {
 
     /// Whether only the brick itself lists all of these.
     pub(super) fn is_own(&self, shard: ShardIndex, blocks: &BlockSet) -> bool {
-        let mut others = blocks.clone();
-        self.own.get(&shard).into_iter().for_each(|own| others.remove_all(own));
-        others.is_empty()
+        self.listed_by_others(shard, blocks).is_empty()
     }
 
     /// Those of the blocks that others list, too; or all, if there are none of these.
     pub(super) fn others_first(&self, shard: ShardIndex, blocks: BlockSet) -> BlockSet {
+        let others = self.listed_by_others(shard, &blocks);
+        if others.is_empty() { blocks } else { others }
+    }
+
+    fn listed_by_others(&self, shard: ShardIndex, blocks: &BlockSet) -> BlockSet {
         let mut others = blocks.clone();
         self.own.get(&shard).into_iter().for_each(|own| others.remove_all(own));
-        if others.is_empty() { blocks } else { others }
+        others
     }
 
     pub(super) fn listed_blocks(&self) -> u64 {

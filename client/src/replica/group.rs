@@ -284,8 +284,7 @@ impl Group {
             Purpose::CopyRead(key) => self.handle_copy_read(brick, key, reply),
             Purpose::CopyWrite(key) => self.handle_copy_written(key, reply.header),
             Purpose::Renew => self.handle_renewed((brick, core), sent_at, reply.header),
-            Purpose::BadRead(_) => self.handle_bad_blocks(brick, reply),
-            Purpose::SuspectRead(_) => self.handle_suspicions(brick, reply),
+            Purpose::BadRead(_, flags) => self.handle_bad_blocks(brick, flags, reply),
             Purpose::Judge(key) => self.handle_testimony(brick, key, reply),
             Purpose::Remove(key) => self.handle_removed(brick, key, reply.header),
             Purpose::Clean | Purpose::DeclareBlank => {}

@@ -300,7 +300,7 @@ impl Group {
                 return self.give_up_pull(brick, key);
             }
             if report.written_blocks > 0 {
-                self.flush.note_pulled();
+                self.flush.note_write_completed();
             }
             self.note_equalized(brick, shard, &blocks);
             return self.finish(key, Ok(Output::Done));
@@ -521,7 +521,7 @@ impl Group {
 
     /// Whether one copy of S may be overwritten from the other.
     fn may_be_pulled(&self, source: BrickIndex, target: BrickIndex) -> bool {
-        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        let copies = self.usable_copies();
         source != target && copies.contains(source) && copies.contains(target)
     }
 

@@ -8,16 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use brick_wire::body::{DirtyPage, VerifyReply};
-use brick_wire::cursor::Body;
+use brick_wire::body::VerifyReply;
 use brick_wire::decode::Frame;
 use brick_wire::limits::DATA_BLOCKS_MAX;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, BrickSet, CoreIndex, Flags, Opcode, Status};
+use brick_wire::{BlockRange, BlockSet, BrickIndex, BrickSet, Flags, ShardIndex};
 
 use super::Group;
 use super::admit::{Kind, OperationKey};
 use super::group::Phase;
 use super::heal::PullOperation;
+use super::inquiry::Inquiry;
 use super::interface::Output;
 use super::pending::Purpose;
 
@@ -27,43 +27,28 @@ const SUSPICIONS_MAX: usize = 1024;
 /// A run of blocks about which everybody is being asked.
 #[derive(Debug, Default)]
 pub(super) struct JudgeOperation {
-    asked: BrickSet,
-    answers: BTreeMap<BrickIndex, VerifyReply>,
+    inquiry: Inquiry,
 }
 
 /// Blocks of one copy that are wrong, and who has them right.
 type Sentences = BTreeMap<(BrickIndex, BrickIndex), BlockSet>;
 
 impl Group {
-    /// A core was told of suspicious blocks.
-    pub(super) fn ask_for_suspicions(&mut self, brick: BrickIndex, core: CoreIndex) {
-        let asked = self.pending.any(brick, |purpose| purpose == Purpose::SuspectRead(core));
-        if matches!(self.phase, Phase::Serving) && self.ready().contains(brick) && !asked {
-            let mut header = self.data_header(Opcode::BadRead);
-            header.flags = Flags::SUSPECT;
-            self.send(brick, core, header, Purpose::SuspectRead(core));
-        }
-    }
-
-    pub(super) fn handle_suspicions(&mut self, brick: BrickIndex, reply: &Frame) {
-        let (Status::Ok, Ok(page)) = (reply.header.status, DirtyPage::from_bytes(&reply.aux)) else { return };
-        for (shard, blocks) in page.shards {
-            if blocks.end() > usize::from(self.config.shard_blocks()) {
-                return self.reset_link(brick, "it suspects blocks behind the end of a shard");
-            }
-            let known = self.suspicions.contains_key(&shard);
-            if !blocks.is_empty() && (known || self.suspicions.len() < SUSPICIONS_MAX) {
-                self.suspicions.entry(shard).or_default().insert_all(&blocks);
-            }
+    /// Copies are said to differ in these blocks.
+    pub(super) fn note_suspicion(&mut self, shard: ShardIndex, blocks: &BlockSet) {
+        if self.suspicions.len() < SUSPICIONS_MAX || self.suspicions.contains_key(&shard) {
+            self.suspicions.entry(shard).or_default().insert_all(blocks);
         }
     }
 
     /// Judges what is suspicious, one run of blocks at a time.
     pub(super) fn progress_judging(&mut self) {
+        if self.suspicions.is_empty() || !matches!(self.phase, Phase::Serving) {
+            return;
+        }
         let judging = self.operations.values().any(|operation| matches!(operation.kind, Kind::Judge(_)));
         // An arbiter that is being caught up may know soon.
-        let waits = judging || self.change.is_some() || self.is_catching_up();
-        if waits || !matches!(self.phase, Phase::Serving) {
+        if judging || self.change.is_some() || self.is_catching_up() {
             return;
         }
         // Copies that pull from each other in a shard would wait for each other.
@@ -71,14 +56,12 @@ impl Group {
             return;
         };
         let blocks = self.suspicions.get_mut(&shard).expect("just found");
-        let (shard, run) = (shard, blocks.runs(DATA_BLOCKS_MAX).next());
-        run.into_iter().for_each(|run| blocks.remove_range(run));
+        let run = blocks.runs(DATA_BLOCKS_MAX).next().expect("without blocks a shard isn't suspicious");
+        blocks.remove_range(run);
         if blocks.is_empty() {
             self.suspicions.remove(&shard);
         }
-        if let Some(run) = run {
-            self.admit(None, Kind::Judge(JudgeOperation::default()), shard, run);
-        }
+        self.admit(None, Kind::Judge(JudgeOperation::default()), shard, run);
     }
 
     fn judge_mut(&mut self, key: OperationKey) -> Option<&mut JudgeOperation> {
@@ -91,21 +74,17 @@ impl Group {
     pub(super) fn drive_judge(&mut self, key: OperationKey) {
         let operation = &self.operations[&key];
         let (shard, blocks) = (operation.shard, operation.blocks);
-        if !self.judge_mut(key).expect("driven as a judgement").asked.is_empty() || !self.may_send() {
+        if self.judge_mut(key).expect("driven as a judgement").inquiry.is_sent() || !self.may_send() {
             return;
         }
-        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        let copies = self.usable_copies();
         if copies.count() < 2 || self.suspect.contains_key(&shard) {
             // One copy has nobody to differ from; where S refused a write the copies are made equal anyway (rule I9).
             return self.finish(key, Ok(Output::Done));
         }
         let asked = copies.union(self.vouching().intersection(self.ready()));
-        self.judge_mut(key).expect("driven as a judgement").asked = asked;
-        for brick in asked.iter() {
-            let mut header = self.data_header(Opcode::Verify);
-            (header.shard, header.blocks) = (shard, blocks);
-            self.send(brick, self.core_for(brick, shard), header, Purpose::Judge(key));
-        }
+        self.judge_mut(key).expect("driven as a judgement").inquiry = Inquiry::of(asked);
+        self.inquire(asked, (shard, blocks), Flags::NONE, Purpose::Judge(key));
     }
 
     /// A witness answered.
@@ -113,8 +92,7 @@ impl Group {
         let Some(blocks) = self.operations.get(&key).map(|operation| operation.blocks) else { return };
         let Some(verified) = self.read_verified(brick, blocks, reply) else { return self.undo_judge(key) };
         let Some(judge) = self.judge_mut(key) else { return };
-        judge.answers.insert(brick, verified);
-        if judge.answers.len() == judge.asked.count() {
+        if judge.inquiry.note(brick, verified) {
             self.pass_sentence(key);
         }
     }
@@ -124,14 +102,13 @@ impl Group {
     fn pass_sentence(&mut self, key: OperationKey) {
         let operation = &self.operations[&key];
         let (shard, blocks) = (operation.shard, operation.blocks);
-        let answers = std::mem::take(&mut self.judge_mut(key).expect("just answered").answers);
-        let copies = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        let answers = std::mem::take(&mut self.judge_mut(key).expect("just answered").inquiry.answers);
+        let copies = self.usable_copies();
         let vouching = self.vouching();
         let believed = answers.iter().filter(|(brick, _)| copies.union(vouching).contains(**brick));
         let sentences =
             judge(blocks, copies, &believed.map(|(brick, said)| (*brick, said)).collect::<Vec<_>>());
         for ((target, source), wrong) in sentences {
-            self.counters.judged_blocks += wrong.count() as u64;
             let range = super::heal::hull(&wrong);
             self.admit(None, Kind::Pull(PullOperation::judged(target, source, wrong)), shard, range);
         }
@@ -140,7 +117,7 @@ impl Group {
 
     /// An arbiter vouches no more: what it said before counts for nothing. The blocks are judged again.
     pub(super) fn adjourn(&mut self, arbiter: BrickIndex) {
-        let asked = |kind: &Kind| matches!(kind, Kind::Judge(judge) if judge.asked.contains(arbiter));
+        let asked = |kind: &Kind| matches!(kind, Kind::Judge(judge) if judge.inquiry.asked.contains(arbiter));
         let operations = self.operations.iter().filter(|(_, operation)| asked(&operation.kind));
         let operations: Vec<_> =
             operations.map(|(key, operation)| (*key, operation.shard, operation.blocks)).collect();

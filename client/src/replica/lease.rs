@@ -88,10 +88,10 @@ impl Group {
             _ => {}
         }
         if reply.flags.contains(Flags::BAD) {
-            self.ask_for_bad_blocks(brick, core);
+            self.ask_for_bad_blocks(brick, core, Flags::NONE);
         }
         if reply.flags.contains(Flags::SUSPECT) {
-            self.ask_for_suspicions(brick, core);
+            self.ask_for_bad_blocks(brick, core, Flags::SUSPECT);
         }
         if self.lease_holds() {
             for (key, result) in std::mem::take(&mut self.unverified) {

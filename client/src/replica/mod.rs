@@ -22,6 +22,7 @@ mod flush;
 mod gather;
 pub mod group;
 mod heal;
+mod inquiry;
 mod interface;
 mod judge;
 mod lease;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use brick_wire::limits::GROUP_BRICKS_MAX;
-use brick_wire::{BlockRange, BrickIndex, CoreIndex, Epoch, RequestId, ShardIndex, Timestamp};
+use brick_wire::{BlockRange, BrickIndex, CoreIndex, Epoch, Flags, RequestId, ShardIndex, Timestamp};
 
 use super::admit::OperationKey;
 
@@ -54,10 +54,8 @@ pub(super) enum Purpose {
     CopyWrite(OperationKey),
     /// A lease renewal.
     Renew,
-    /// The list of this core's bad blocks.
-    BadRead(CoreIndex),
-    /// The list of blocks that this core was told to suspect.
-    SuspectRead(CoreIndex),
+    /// The list of this core's bad blocks, or of those that it was told to suspect.
+    BadRead(CoreIndex, Flags),
     /// What a brick knows of blocks in which copies differ.
     Judge(OperationKey),
     /// One core's share of an image's removal.

@@ -13,7 +13,9 @@ use std::time::Duration;
 use brick_wire::body::{DirtyPage, PullReport};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, CoreIndex, Opcode, ShardIndex, Status, Timestamp};
+use brick_wire::{
+    BlockRange, BlockSet, BrickIndex, CoreIndex, Flags, Header, Opcode, ShardIndex, Status, Timestamp,
+};
 
 use super::Group;
 use super::admit::Kind;
@@ -54,21 +56,28 @@ impl Group {
     }
 
     /// A core knows bad blocks that nobody may have read yet.
-    pub(super) fn ask_for_bad_blocks(&mut self, brick: BrickIndex, core: CoreIndex) {
-        let asked = self.pending.any(brick, |purpose| purpose == Purpose::BadRead(core));
+    /// With [`Flags::SUSPECT`]: or was told of suspicious ones (`judge`).
+    pub(super) fn ask_for_bad_blocks(&mut self, brick: BrickIndex, core: CoreIndex, flags: Flags) {
+        let purpose = Purpose::BadRead(core, flags);
+        let asked = self.pending.any(brick, |pending| pending == purpose);
         if matches!(self.phase, Phase::Serving) && self.ready().contains(brick) && !asked {
-            let header = self.data_header(Opcode::BadRead);
-            self.send(brick, core, header, Purpose::BadRead(core));
+            let header = Header { flags, ..self.data_header(Opcode::BadRead) };
+            self.send(brick, core, header, purpose);
         }
     }
 
-    pub(super) fn handle_bad_blocks(&mut self, brick: BrickIndex, reply: &Frame) {
+    pub(super) fn handle_bad_blocks(&mut self, brick: BrickIndex, flags: Flags, reply: &Frame) {
         let (Status::Ok, Ok(page)) = (reply.header.status, DirtyPage::from_bytes(&reply.aux)) else { return };
         for (shard, blocks) in page.shards {
             if blocks.end() > usize::from(self.config.shard_blocks()) {
                 return self.reset_link(brick, "it lists bad blocks behind the end of a shard");
             }
-            if !blocks.is_empty() {
+            if blocks.is_empty() {
+                continue;
+            }
+            if flags.contains(Flags::SUSPECT) {
+                self.note_suspicion(shard, &blocks);
+            } else {
                 self.note_bad_blocks(brick, shard, &blocks);
             }
         }
@@ -134,7 +143,7 @@ impl Group {
 
     /// Another copy of S; in a recovery, one that hasn't lost writes with its boot.
     pub(super) fn repair_source(&self, target: BrickIndex) -> Option<BrickIndex> {
-        let usable = self.in_sync().intersection(self.ready()).difference(self.dropping);
+        let usable = self.usable_copies();
         let sources = usable.intersection(self.trusted()).without(target);
         if usable.contains(target) { sources.first() } else { None }
     }
@@ -143,7 +152,7 @@ impl Group {
     pub(super) fn count_repaired(&mut self, report: &PullReport) {
         self.counters.repaired_blocks += u64::from(report.written_blocks);
         if report.written_blocks > 0 {
-            self.flush.note_pulled();
+            self.flush.note_write_completed();
         }
     }
 

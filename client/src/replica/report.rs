@@ -31,8 +31,6 @@ pub(super) struct Counters {
     pub(super) read_errors: u64,
     pub(super) healed_blocks: u64,
     pub(super) repaired_blocks: u64,
-    /// Blocks of copies that were outvoted.
-    pub(super) judged_blocks: u64,
     pub(super) compared_blocks: u64,
     pub(super) heal_wire_bytes: u64,
 }

@@ -14,8 +14,7 @@
 use std::collections::BTreeMap;
 
 use brick_wire::body::{VerifyReply, put_crcs};
-use brick_wire::checksum::{UNKNOWN_CRC, ZERO_BLOCK_CRC};
-use brick_wire::cursor::Body;
+use brick_wire::checksum::UNKNOWN_CRC;
 use brick_wire::decode::Frame;
 use brick_wire::limits::DATA_BLOCKS_MAX;
 use brick_wire::{
@@ -28,6 +27,7 @@ use super::Group;
 use super::admit::{Kind, OperationKey};
 use super::gather::{Heal, Stage};
 use super::group::Phase;
+use super::inquiry::Inquiry;
 use super::interface::Output;
 use super::open::RECOVER_BLOCKS_MAX;
 use super::pending::Purpose;
@@ -50,8 +50,7 @@ pub(super) struct Vouch {
 #[derive(Debug)]
 pub(super) struct CopyOperation {
     arbiter: BrickIndex,
-    asked: BrickSet,
-    answers: BTreeMap<BrickIndex, VerifyReply>,
+    inquiry: Inquiry,
 }
 
 impl Group {
@@ -110,7 +109,7 @@ impl Group {
             self.catching_up(arbiter).expect("checked above").pulls += 1;
             self.admit(
                 None,
-                Kind::Copy(CopyOperation { arbiter, asked: BrickSet::EMPTY, answers: BTreeMap::new() }),
+                Kind::Copy(CopyOperation { arbiter, inquiry: Inquiry::default() }),
                 shard,
                 blocks,
             );
@@ -133,7 +132,7 @@ impl Group {
 
     pub(super) fn drive_copy(&mut self, key: OperationKey) {
         let Some((arbiter, shard, blocks)) = self.copy(key) else { unreachable!("driven as a copy") };
-        if !self.copy_mut(key).expect("just found").asked.is_empty() || !self.may_send() {
+        if self.copy_mut(key).expect("just found").inquiry.is_sent() || !self.may_send() {
             return;
         }
         let Some(source) = self.brick(arbiter).vouch.catching_up.as_ref().map(|heal| heal.source) else {
@@ -144,13 +143,9 @@ impl Group {
             return self.stop_vouching(arbiter);
         }
         // The arbiter too: what it knows counts as much as what a copy says.
-        self.copy_mut(key).expect("just found").asked = copies.with(arbiter);
-        for copy in copies.with(arbiter).iter() {
-            let mut header = self.data_header(Opcode::Verify);
-            (header.shard, header.blocks) = (shard, blocks);
-            header.flags = Flags::HEAL;
-            self.send(copy, self.core_for(copy, shard), header, Purpose::CopyRead(key));
-        }
+        let asked = copies.with(arbiter);
+        self.copy_mut(key).expect("just found").inquiry = Inquiry::of(asked);
+        self.inquire(asked, (shard, blocks), Flags::HEAL, Purpose::CopyRead(key));
     }
 
     /// An answer; the last one sends the CRCs to the arbiter.
@@ -163,11 +158,10 @@ impl Group {
             self.note_bad_blocks(copy, shard, &verified.bad);
         }
         let Some(operation) = self.copy_mut(key) else { return };
-        operation.answers.insert(copy, verified);
-        if operation.answers.len() < operation.asked.count() {
+        if !operation.inquiry.note(copy, verified) {
             return;
         }
-        let crcs = agreed(blocks, &operation.answers, arbiter);
+        let crcs = agreed(blocks, &operation.inquiry.answers, arbiter);
         if !self.may_send() || !self.ready().contains(arbiter) {
             return self.stop_vouching(arbiter);
         }
@@ -178,28 +172,6 @@ impl Group {
         let aux = put_crcs(&mut header, &crcs);
         let core = self.core_for(arbiter, shard);
         self.send_frame(arbiter, core, Frame::new(header, aux, Bytes::new()), Purpose::CopyWrite(key));
-    }
-
-    /// What a brick says of blocks, with the CRCs of zeros for a shard that doesn't exist. A peer that sends nonsense
-    /// loses its link.
-    pub(super) fn read_verified(
-        &mut self,
-        brick: BrickIndex,
-        blocks: BlockRange,
-        reply: &Frame,
-    ) -> Option<VerifyReply> {
-        let mut verified =
-            VerifyReply::from_bytes(&reply.aux).ok().filter(|_| reply.header.status == Status::Ok)?;
-        if reply.header.flags.contains(Flags::ZEROES) {
-            verified.crcs = vec![ZERO_BLOCK_CRC; usize::from(blocks.count)];
-        }
-        let shard_blocks = usize::from(self.config.shard_blocks());
-        let fits = verified.bad.end().max(verified.unknown.end()) <= shard_blocks;
-        if !fits || verified.crcs.len() != usize::from(blocks.count) {
-            self.reset_link(brick, "it verified other blocks than it was asked for");
-            return None;
-        }
-        Some(verified)
     }
 
     pub(super) fn handle_copy_written(&mut self, key: OperationKey, reply: Header) {

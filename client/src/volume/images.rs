@@ -442,6 +442,7 @@ fn check_options(options: CreateOptions) -> Result<(), VolumeError> {
     Ok(())
 }
 
-fn unix_seconds() -> u64 {
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

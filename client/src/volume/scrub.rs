@@ -21,6 +21,7 @@ use brick_wire::register::ImageValue;
 use brick_wire::{Role, ShardIndex};
 
 use self::group::{Group, wait_for_repair};
+use super::images::unix_seconds;
 use super::status::BrickState;
 use super::{Volume, VolumeError};
 use crate::name::ImageName;
@@ -70,7 +71,7 @@ impl Volume {
         mut watch: impl FnMut(ScrubProgress),
     ) -> Result<ScrubOutcome, VolumeError> {
         let value = self.resolve(name).await?;
-        let begun_seconds = pass::unix_seconds();
+        let begun_seconds = unix_seconds();
         let shards = self.shard_count(name).await?;
         let mut outcome = ScrubOutcome::default();
         let mut done = 0;

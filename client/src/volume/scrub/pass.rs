@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{CHUNK_SHARDS, ScrubOptions, ScrubOutcome};
 use crate::name::ImageName;
+use crate::volume::images::unix_seconds;
 use crate::volume::{Volume, VolumeError};
 
 /// A pass without a sign of life for this long is anybody's.
@@ -155,11 +156,6 @@ pub(in crate::volume) fn is_due(value: &ImageValue, state: Option<&ScrubValue>, 
             now.saturating_sub(last) >= period.as_secs()
         }
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn fresh_pass(operation: OperationUuid, agent: SessionId, now: u64, shards: u32) -> ScrubValue {
