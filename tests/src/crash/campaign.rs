@@ -17,7 +17,7 @@ use super::silence::Silence;
 use super::tally::Tally;
 use crate::cluster::nbd::NbdServer;
 use crate::cluster::pattern::Sequence;
-use crate::cluster::process::Process;
+use crate::cluster::process::{Process, dump_logs};
 use crate::cluster::tools::fio_verify;
 use crate::cluster::{Cluster, Options};
 
@@ -172,6 +172,9 @@ impl Campaign {
             self.tally.requests += image.load.requests();
         }
         self.tally.elapsed = self.began.elapsed();
+        if !self.tally.violations().is_empty() {
+            dump_logs(&self.cluster.logs());
+        }
         self.tally
     }
 
@@ -179,10 +182,13 @@ impl Campaign {
 
     fn kill_brick(&mut self, absence: Absence) {
         let Absence { brick, away } = absence;
-        let was_healthy = self.is_healthy();
-        if was_healthy {
-            // The record may say so while I/O still waits for what happened before.
+        // The records may say so while I/O still waits for what happened before: whoever lost all bricks of an
+        // image goes on with those that are back first, and has no other when one of these is killed.
+        let was_healthy = self.is_healthy() && {
             self.wait_for_progress();
+            self.is_healthy()
+        };
+        if was_healthy {
             self.begin_measuring();
         }
         self.kill([brick]);

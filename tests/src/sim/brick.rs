@@ -4,14 +4,14 @@
 //! higher start counter, possibly on another number of cores; a loss of power gives it another boot.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use brick_wire::decode::Frame as WireFrame;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{
-    BootUuid, BrickIndex, BrickUuid, CoreIndex, Floors, Header, Incarnation, LaneIndex, Role, StartCounter,
-    Timestamp,
+    BootUuid, BrickIndex, BrickUuid, CoreIndex, Floors, Header, ImageUuid, Incarnation, LaneIndex, Role,
+    StartCounter, Timestamp,
 };
 use brickd::buffer::Pool;
 use brickd::engine::{
@@ -70,6 +70,8 @@ pub struct Process {
     pub slots: BTreeMap<(CoreIndex, u32), FileKey>,
     /// Disk operations in flight.
     pub work: BTreeMap<(CoreIndex, OperationId), DiskWork>,
+    /// Where syncs failed since the maps of the lane were last saved with marks of failed syncs.
+    pub unmarked: BTreeSet<(LaneIndex, ImageUuid)>,
     /// It was told to stop.
     pub stopping: bool,
     /// It starts again by itself once it has stopped.
@@ -195,6 +197,7 @@ impl Brick {
             endpoints: BTreeMap::new(),
             slots: BTreeMap::new(),
             work: BTreeMap::new(),
+            unmarked: BTreeSet::new(),
             stopping: false,
             restarts: false,
         });

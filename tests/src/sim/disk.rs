@@ -45,6 +45,13 @@ struct File {
     unwatched: bool,
 }
 
+impl File {
+    /// Whether the block holds CRCs.
+    fn is_page(&self, block: u16) -> bool {
+        u64::from(block) * BLOCK_SIZE as u64 >= self.file_bytes - BLOCK_SIZE as u64
+    }
+}
+
 /// The blocks that a sync covers: those in the cache when it began.
 pub type Covered = Vec<(u16, Content)>;
 
@@ -145,7 +152,7 @@ impl Disk {
     /// page has rotted, or is to rot when a block has.
     pub fn rot(&mut self, key: FileKey, block: u16, content: Content) {
         let file = self.files.get_mut(&key).expect("only what exists rots");
-        let is_page = u64::from(block) * BLOCK_SIZE as u64 >= file.file_bytes - BLOCK_SIZE as u64;
+        let is_page = file.is_page(block);
         let second = file.unwatched || (is_page && !file.rotten.is_empty());
         if !second {
             file.unwatched |= is_page;
@@ -199,8 +206,9 @@ impl Disk {
     }
 
     /// A sync fails.
-    pub fn fail_sync(&mut self, key: FileKey, covered: &Covered) {
-        let Some(file) = self.files.get_mut(&key) else { return };
+    /// Whether these include any of a client's.
+    pub fn fail_sync(&mut self, key: FileKey, covered: &Covered) -> bool {
+        let Some(file) = self.files.get_mut(&key) else { return false };
         for (block, content) in covered {
             if let Some(cached) = file.cached.get_mut(block)
                 && cached.content == *content
@@ -208,6 +216,7 @@ impl Disk {
                 cached.spoiled = true;
             }
         }
+        covered.iter().any(|(block, _)| !file.is_page(*block))
     }
 
     /// A directory was synced.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use brick_wire::limits::BLOCK_SIZE;
 use brick_wire::{BrickIndex, CoreIndex, ImageUuid, LaneIndex};
 use brickd::buffer::Buffer;
-use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId};
+use brickd::engine::{DiskError, DiskOutput, DiskRequest, OperationId, SavedDirty};
 
 use super::brick::Brick;
 use super::config::{Faults, Moment};
@@ -93,6 +93,7 @@ impl World {
     pub(super) fn abandon_disk_work(&mut self, brick: BrickIndex) {
         let state = &mut self.bricks[usize::from(brick.0)];
         let process = state.process.as_mut().expect("a process dies");
+        let unmarked = std::mem::take(&mut process.unmarked);
         for (_, work) in std::mem::take(&mut process.work) {
             let disk = &mut state.disk;
             match work {
@@ -125,6 +126,9 @@ impl World {
                 _ => {}
             }
         }
+        for (lane, image) in unmarked {
+            mark(&mut state.disk, lane, image);
+        }
         self.note_accepted(brick);
     }
 }
@@ -147,6 +151,10 @@ fn prepare(brick: &mut Brick, core: CoreIndex, request: DiskRequest) -> DiskWork
             DiskWork::Sync(key, brick.disk.begin_sync(key))
         }
         DiskRequest::SyncDirectory { lane, image } => DiskWork::SyncDirectory(lane, image),
+        DiskRequest::SaveDirty { lane, .. } if is_mark(&request) => {
+            process.unmarked.retain(|(other, _)| *other != lane);
+            DiskWork::Other(request)
+        }
         other => DiskWork::Other(other),
     }
 }
@@ -185,7 +193,10 @@ fn finish(
         }
         DiskWork::Sync(key, covered) => {
             if random.chance(faults.sync_error) {
-                brick.disk.fail_sync(key, &covered);
+                if brick.disk.fail_sync(key, &covered) {
+                    let process = brick.process.as_mut().expect("operations end in a process");
+                    process.unmarked.insert((key.0, key.1));
+                }
                 return Err(DiskError::Errno(EIO));
             }
             brick.disk.end_sync(key, &covered);
@@ -259,6 +270,16 @@ fn finish_other(
 /// disk refuses it, forgets the failure: the engine's `marks` says that this is not covered, so it never happens.
 fn is_mark(request: &DiskRequest) -> bool {
     matches!(request, DiskRequest::SaveDirty { maps, .. } if maps.iter().any(|map| map.unsynced))
+}
+
+/// The same for a process that dies before it could even ask for the note: because its lane was being saved.
+fn mark(disk: &mut Disk, lane: LaneIndex, image: ImageUuid) {
+    let maps = disk.saved.entry(lane).or_default();
+    match maps.iter_mut().find(|map| map.image == image) {
+        Some(map) => map.unsynced = true,
+        // The blocks are in active shards.
+        None => maps.push(SavedDirty { image, exact: true, unsynced: true, shards: Vec::new() }),
+    }
 }
 
 /// An operation in a few words.
