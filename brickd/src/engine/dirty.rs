@@ -1,6 +1,6 @@
 //! Which blocks may differ between the bricks, and since which flush generation (rule I6).
 //!
-//! A block's bit carries the generation of the last write to it; `CLEAN(g)` drops bits of generations up to
+//! A block's bit carries the generation of the last write to it, or pull; `CLEAN(g)` drops bits of generations up to
 //! g. Per shard the bits lie in a few layers, one per generation, and no block is in two of them. When there
 //! are more generations than layers, the two oldest merge into the younger of the two: a bit may then stay
 //! longer than needed, but never goes too early.
@@ -114,7 +114,7 @@ impl ImageBits {
 }
 
 impl DirtyMaps {
-    /// Sets the bits of a write in the session's generation; whether one of them is new.
+    /// Sets the bits of a write, or a pull's, in the session's generation; whether one of them is new.
     pub(super) fn insert(
         &mut self,
         (image, shard): ShardKey,
@@ -125,11 +125,6 @@ impl DirtyMaps {
         let bits = self.images.entry(image).or_default();
         bits.count_for(session);
         bits.insert(shard, blocks, generation)
-    }
-
-    /// Sets the bits of a pull, of no session's generation; whether one of them is new.
-    pub(super) fn insert_pulled(&mut self, (image, shard): ShardKey, blocks: BlockRange) -> bool {
-        self.images.entry(image).or_default().insert(shard, blocks, Generation(0))
     }
 
     /// Whether the shard has dirty bits.

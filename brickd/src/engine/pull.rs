@@ -309,8 +309,9 @@ impl Engine {
         let report = &mut self.pulls.jobs.get_mut(&job).expect("runs belong to a pull").report;
         report.unvouched.insert_all(&unequal);
         reply.differing.runs(DATA_BLOCKS_MAX).for_each(|run| unequal.insert_range(here(run)));
+        let Header { epoch, generation, .. } = self.requests.open[&job].header;
         for (blocks, _) in &pieces {
-            let any_new = self.dirty.insert_pulled(target.key, *blocks);
+            let any_new = self.dirty.insert(target.key, *blocks, epoch.session, generation);
             self.bits_set(target.key, any_new);
         }
         let crcs = std::mem::take(&mut self.pull_run(token).crcs);

@@ -1,7 +1,7 @@
 //! Durability: flushes on every brick of S (I7), and letting bricks forget dirty bits afterwards (I6).
 //!
 //! A generation is stamped on every write when it is first sent and grows with every flush. A flush covers
-//! what completed before it, so `CLEAN(g)` may follow it with the `g` below every write that was in flight
+//! what completed before it, so `CLEAN(g)` may follow it with the `g` below every write and pull that was in flight
 //! when the flush started, and only if *every* data brick took part: a brick that is away needs the bits. So does an
 //! arbiter that lacks CRCs (`vouch`).
 
@@ -64,7 +64,7 @@ pub(super) struct FlushOperation {
 #[derive(Clone, Copy, Debug)]
 struct Covers {
     writes: u64,
-    /// Every write of this generation or below was completed before.
+    /// Every write and pull of this generation or below was completed before.
     boundary: Generation,
     /// No copy of S was known to differ: what made it equal later was not flushed.
     equal: bool,
@@ -188,6 +188,7 @@ impl Group {
     fn start_flush(&mut self) -> Covers {
         let in_flight = self.operations.values().filter_map(|operation| match &operation.kind {
             Kind::Write(write) => write.generation(),
+            Kind::Pull(pull) => pull.generation(),
             _ => None,
         });
         let current = self.flush.generation.0;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use brick_wire::body::{Pull, PullReport};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
-use brick_wire::{BlockRange, BlockSet, BrickIndex, Flags, Header, Opcode, ShardIndex, Status, Timestamp};
+use brick_wire::{
+    BlockRange, BlockSet, BrickIndex, Flags, Generation, Header, Opcode, ShardIndex, Status, Timestamp,
+};
 use bytes::Bytes;
 
 use super::Group;
@@ -35,6 +37,8 @@ pub(super) struct PullOperation {
     blocks: BlockSet,
     errand: Errand,
     sent: bool,
+    /// The flush generation it was first sent under: what it writes into a copy of S isn't durable before a flush.
+    generation: Option<Generation>,
 }
 
 /// What a pull is for.
@@ -51,12 +55,16 @@ enum Errand {
 impl PullOperation {
     /// Fetches bad blocks of a copy in S from another one.
     pub(super) fn repair(target: BrickIndex, blocks: BlockSet) -> PullOperation {
-        PullOperation { target, blocks, errand: Errand::Repair, sent: false }
+        PullOperation { target, blocks, errand: Errand::Repair, sent: false, generation: None }
     }
 
     /// Fetches what a copy in S has wrong from the one that has it right.
     pub(super) fn judged(target: BrickIndex, source: BrickIndex, blocks: BlockSet) -> PullOperation {
-        PullOperation { target, blocks, errand: Errand::Judged(source), sent: false }
+        PullOperation { target, blocks, errand: Errand::Judged(source), sent: false, generation: None }
+    }
+
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.generation
     }
 }
 
@@ -164,7 +172,7 @@ impl Group {
             let Some((shard, blocks)) = self.next_pull(target, room) else { return };
             let range = hull(&blocks);
             self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
-            let pull = PullOperation { target, blocks, errand: Errand::Heal, sent: false };
+            let pull = PullOperation { target, blocks, errand: Errand::Heal, sent: false, generation: None };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }
@@ -231,8 +239,10 @@ impl Group {
         };
         let Some(source) = source else { return self.give_up_pull(target, key) };
         let Some(link) = self.brick(source).link else { return self.stop_heal(target) };
+        let generation = self.flush.generation;
         let Kind::Pull(pull) = &mut self.operations.get_mut(&key).expect("driven").kind else { return };
         pull.sent = true;
+        pull.generation.get_or_insert(generation);
         let config = &self.config.bricks[usize::from(source.0)];
         let body = Pull {
             source: config.brick,
@@ -514,7 +524,13 @@ impl Group {
         }
         for target in self.suspect_left.iter() {
             let range = hull(&blocks);
-            let pull = PullOperation { target, blocks: blocks.clone(), errand: Errand::Heal, sent: false };
+            let pull = PullOperation {
+                target,
+                blocks: blocks.clone(),
+                errand: Errand::Heal,
+                sent: false,
+                generation: None,
+            };
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }

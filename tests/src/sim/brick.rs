@@ -70,7 +70,7 @@ pub struct Process {
     pub slots: BTreeMap<(CoreIndex, u32), FileKey>,
     /// Disk operations in flight.
     pub work: BTreeMap<(CoreIndex, OperationId), DiskWork>,
-    /// Where syncs failed since the maps of the lane were last saved with marks of failed syncs.
+    /// Where syncs failed since the maps of the lane were last saved, and marks of that with them.
     pub unmarked: BTreeSet<(LaneIndex, ImageUuid)>,
     /// It was told to stop.
     pub stopping: bool,

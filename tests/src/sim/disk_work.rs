@@ -151,7 +151,8 @@ fn prepare(brick: &mut Brick, core: CoreIndex, request: DiskRequest) -> DiskWork
             DiskWork::Sync(key, brick.disk.begin_sync(key))
         }
         DiskRequest::SyncDirectory { lane, image } => DiskWork::SyncDirectory(lane, image),
-        DiskRequest::SaveDirty { lane, .. } if is_mark(&request) => {
+        // Without a mark, if what was lost has been written again.
+        DiskRequest::SaveDirty { lane, .. } => {
             process.unmarked.retain(|(other, _)| *other != lane);
             DiskWork::Other(request)
         }

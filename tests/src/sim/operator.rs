@@ -18,10 +18,12 @@ use brick_wire::{
     BrickIndex, BrickSet, BrickUuid, ConnectionGeneration, CoreIndex, Floors, Header, Opcode, RequestId,
     Role, SessionId, Status, VolumeUuid,
 };
+use brickd::engine::DiskRequest;
 use bytes::Bytes;
 
 use super::agenda::Happening;
 use super::brick::{Brick, brick_uuid};
+use super::disk_work::DiskWork;
 use super::network::{Caller, ConnectionKey, Packet, Side};
 use super::world::{VOLUME, World};
 
@@ -73,10 +75,18 @@ impl World {
         let known = others.iter().all(|other| self.starts_known(other, brick) > *starts);
         // A session may be changing S, or a message of one that died may: a data brick's join, or the leaving
         // of the other copy, would be decided after the brick has forgotten what it held.
-        let lives = self.sessions.values().any(|session| !session.is_over());
-        let changes = lives || !self.network.keys().is_empty();
-        let may_lose = self.bricks[usize::from(brick.0)].role == Role::Data && changes;
+        let may_lose = self.bricks[usize::from(brick.0)].role == Role::Data && self.may_change_records();
         known && !only_copy && !may_lose && !another && self.is_quorum(others)
+    }
+
+    /// Whether a session may change a record, or what one that died has set on its way: in the network, or in a brick
+    /// whose disk is slow.
+    pub(super) fn may_change_records(&self) -> bool {
+        let votes = |work: &DiskWork| matches!(work, DiskWork::Other(DiskRequest::AppendRegisters { .. }));
+        let processes = self.bricks.iter().filter_map(|brick| brick.process.as_ref());
+        self.sessions.values().any(|session| !session.is_over())
+            || !self.network.keys().is_empty()
+            || processes.flat_map(|process| process.work.values()).any(votes)
     }
 
     /// Whether another start of the brick leaves it recognisable. An older copy that counts as many starts

@@ -91,9 +91,7 @@ impl World {
     fn may_lose_disk(&self, brick: BrickIndex) -> bool {
         let others = self.all_bricks().without(brick);
         let only_copy = self.records().iter().any(|(record, _)| record.in_sync == BrickSet::only(brick));
-        let lives = self.sessions.values().any(|session| !session.is_over());
-        let changes = lives || !self.network.keys().is_empty();
-        let may_lose = self.bricks[usize::from(brick.0)].role == Role::Data && changes;
+        let may_lose = self.bricks[usize::from(brick.0)].role == Role::Data && self.may_change_records();
         let another = self.bricks.iter().any(Brick::needs_operator);
         !only_copy && !may_lose && !another && self.is_quorum(others)
     }

@@ -14,6 +14,8 @@ use crate::engine::*;
 
 const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
 const SHARD: ShardIndex = ShardIndex(0);
+/// The flush generation of pulls.
+const PULLED: Generation = Generation(2);
 
 /// Two bricks and the wires between them.
 struct Pair {
@@ -62,7 +64,7 @@ impl Pair {
     }
 
     fn send_pull(&mut self, pull: &Pull) -> RequestId {
-        let header = Header { epoch: EPOCH, shard: SHARD, ..request(Opcode::Pull) };
+        let header = Header { epoch: EPOCH, shard: SHARD, generation: PULLED, ..request(Opcode::Pull) };
         let id = self.target.send(self.target_client, header, pull.to_bytes(), None);
         self.carry();
         id
@@ -213,6 +215,23 @@ fn pulling_rewrites_blocks_whose_sync_failed() {
     pair.carry();
     assert_eq!(pair.report(id).map(|report| report.written_blocks), Ok(2), "equal, but perhaps not on disk");
     assert_eq!(pair.target.flush(pair.target_client, EPOCH), Some(Status::Ok));
+}
+
+/// A repair is durable with the flush after it, and a clean that an earlier one allowed may still be on its way: what the
+/// next flush fails about has to be dirty, or nobody would ever write it again.
+#[test]
+fn pulling_leaves_bits_that_only_a_later_flush_cleans() {
+    let mut pair = Pair::new(1);
+    pair.write_source(0, &blocks(1, 2));
+    let pull = pair.pull(0, 2);
+    pair.report(pull).expect("pulled");
+    let client = pair.target_client;
+    for (generation, left) in [(Generation(1), 2), (PULLED, 0)] {
+        let clean = Header { epoch: EPOCH, generation, ..request(Opcode::Clean) };
+        let id = pair.target.send(client, clean, Vec::new(), None);
+        assert_eq!(pair.target.status_of(id), Some(Status::Ok));
+        assert_eq!(super::data::dirty_blocks(&mut pair.target, client), left, "after {generation:?}");
+    }
 }
 
 #[test]
