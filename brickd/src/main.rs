@@ -89,6 +89,9 @@ struct RunArguments {
     /// How long a lease holder that falls silent keeps others out, milliseconds
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=600_000))]
     lease_ms: u32,
+    /// How long a busy core looks for work before it sleeps, microseconds: latency for processor time; 0 sleeps at once
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    spin_us: u32,
 }
 
 /// What `--cores` says.
@@ -260,6 +263,7 @@ fn options(arguments: &RunArguments, cpus: Vec<usize>) -> Result<Options, Comman
         pool_bytes: pool_mib << 20,
         open_files_max: (open_files / cores as u32).max(1),
         lease: Duration::from_millis(u64::from(arguments.lease_ms)),
+        spin: Duration::from_micros(u64::from(arguments.spin_us)),
     })
 }
 

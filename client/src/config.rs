@@ -22,6 +22,8 @@ pub struct VolumeConfig {
     pub io_timeout: Duration,
     /// Whether it waits at all.
     pub no_quorum: NoQuorum,
+    /// How long a client looks for answers before it sleeps: latency for processor time.
+    pub spin: Duration,
     /// The replica groups.
     pub groups: Vec<Group>,
 }
@@ -127,6 +129,7 @@ struct Options {
     brick_timeout_ms: u64,
     io_timeout_ms: u64,
     no_quorum: NoQuorumFile,
+    spin_us: u64,
 }
 
 #[derive(Serialize, Deserialize, Default, Clone, Copy)]
@@ -172,9 +175,17 @@ enum RoleFile {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { brick_timeout_ms: 4000, io_timeout_ms: 30_000, no_quorum: NoQuorumFile::Suspend }
+        Options {
+            brick_timeout_ms: 4000,
+            io_timeout_ms: 30_000,
+            no_quorum: NoQuorumFile::Suspend,
+            spin_us: 100,
+        }
     }
 }
+
+/// Nobody looks longer for one answer.
+const SPIN_US_MAX: u64 = 10_000;
 
 fn one() -> u32 {
     1
@@ -189,6 +200,7 @@ impl VolumeConfig {
             brick_timeout: Duration::from_millis(options.brick_timeout_ms),
             io_timeout: Duration::from_millis(options.io_timeout_ms),
             no_quorum: NoQuorum::Suspend,
+            spin: Duration::from_micros(options.spin_us),
             groups,
         }
     }
@@ -207,6 +219,7 @@ impl VolumeConfig {
                 NoQuorumFile::Suspend => NoQuorum::Suspend,
                 NoQuorumFile::Error => NoQuorum::Error,
             },
+            spin: Duration::from_micros(file.options.spin_us.min(SPIN_US_MAX)),
             groups: file.groups.into_iter().map(Group::from).collect(),
         };
         config.check().map_err(|reason| ConfigError::Meaning { path: owned(), reason })?;
@@ -273,6 +286,7 @@ impl VolumeConfig {
                     NoQuorum::Suspend => NoQuorumFile::Suspend,
                     NoQuorum::Error => NoQuorumFile::Error,
                 },
+                spin_us: self.spin.as_micros() as u64,
             },
             groups: self.groups.iter().map(GroupFile::from).collect(),
         }

@@ -62,6 +62,8 @@ pub struct Options {
     pub lease: Duration,
     /// Where bricks keep their directories, one by one; in the scratch folder if nothing is said.
     pub disks: Vec<Option<PathBuf>>,
+    /// Further arguments of `brickd run`, brick by brick.
+    pub brick_arguments: Vec<Vec<String>>,
     /// The boot that bricks believe in; the machine's if nothing is said. Needs root.
     pub boot: Option<Uuid>,
 }
@@ -74,6 +76,7 @@ impl Default for Options {
             brick_timeout: Duration::from_secs(4),
             lease: Duration::from_secs(3),
             disks: Vec::new(),
+            brick_arguments: Vec::new(),
             boot: None,
         }
     }
@@ -104,8 +107,8 @@ impl Cluster {
         let mut command = brickctl();
         command.args(["volume", "create"]).arg(&cluster.volume).args(&groups);
         run(&mut command).ok();
-        cluster.set_option("io_timeout_ms", options.io_timeout);
-        cluster.set_option("brick_timeout_ms", options.brick_timeout);
+        cluster.set_option("io_timeout_ms", options.io_timeout.as_millis() as u64);
+        cluster.set_option("brick_timeout_ms", options.brick_timeout.as_millis() as u64);
         cluster.bricks.iter_mut().for_each(|brick| assert!(brick.is_running()));
         cluster
     }
@@ -120,6 +123,8 @@ impl Cluster {
         let bricks = roles.enumerate().map(|(index, role)| {
             let name = format!("brick{index}");
             let parent = options.disks.get(index).and_then(Option::as_deref).unwrap_or(folder.path());
+            let more = options.brick_arguments.get(index).cloned().unwrap_or_default();
+            let arguments = [arguments.as_slice(), &more].concat();
             Brick::create(&name, role, parent.join(&name), &logs, &arguments, options.boot)
         });
         let bricks = bricks.collect();
@@ -163,10 +168,11 @@ impl Cluster {
         self.path("logs")
     }
 
-    fn set_option(&self, key: &str, duration: Duration) {
+    /// Changes a number in the volume file.
+    pub fn set_option(&self, key: &str, value: u64) {
         let text = fs::read_to_string(&self.volume).expect("volume create wrote it");
         let changed = text.lines().map(|line| match line.split_once(" = ") {
-            Some((name, _)) if name == key => format!("{key} = {}\n", duration.as_millis()),
+            Some((name, _)) if name == key => format!("{key} = {value}\n"),
             _ => format!("{line}\n"),
         });
         let changed: String = changed.collect();

@@ -1,5 +1,6 @@
 //! Tests that cross crates.
 
+pub mod bench;
 pub mod cluster;
 pub mod crash;
 pub mod model;

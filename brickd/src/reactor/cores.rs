@@ -25,6 +25,7 @@ use super::helper::{Helpers, Tools};
 use super::listen::Listener;
 use super::mail::Mailbox;
 use super::ring::{Ring, RingError};
+use super::spin::Spin;
 use super::{Core, Operation, Reactor, Shared, signals};
 use crate::buffer::Pool;
 use crate::engine::EngineConfig;
@@ -43,6 +44,8 @@ pub struct Options {
     pub open_files_max: u32,
     /// How long a holder that stops renewing keeps others out.
     pub lease: Duration,
+    /// How long a busy core looks for work before it sleeps; see [`Spin`].
+    pub spin: Duration,
 }
 
 /// Why a brick doesn't run, or ended badly.
@@ -233,10 +236,11 @@ fn start_cores<C: Core>(
     for (config, cpu) in configs.into_iter().zip(options.cpus.clone()) {
         let core = config.core;
         let (listener, report) = (listener.take(), report.clone());
-        let (shared, make_core, pool_bytes) = (shared.clone(), make_core.clone(), options.pool_bytes);
+        let (shared, make_core) = (shared.clone(), make_core.clone());
+        let (pool_bytes, spin) = (options.pool_bytes, Spin::new(options.spin));
         let run = move || {
             pin(core, cpu);
-            let reactor = build(config, pool_bytes, shared, make_core);
+            let reactor = build(config, pool_bytes, spin, shared, make_core);
             let mut reactor = match reactor {
                 Ok(reactor) => reactor,
                 Err(error) => {
@@ -263,6 +267,7 @@ fn start_cores<C: Core>(
 fn build<C: Core>(
     config: EngineConfig,
     pool_bytes: usize,
+    spin: Spin,
     shared: Arc<Shared>,
     make_core: impl Fn(EngineConfig, Pool) -> C,
 ) -> Result<Reactor<C>, RunError> {
@@ -290,7 +295,7 @@ fn build<C: Core>(
     let _held = ring.set_file(config.open_files_max, shared.lock.as_raw_fd());
     let disk = Disk::new(shared.directory.clone(), config.open_files_max, shared.used_bytes.clone());
     let core = make_core(config, pool.clone());
-    Ok(Reactor::new(core, index, shared, ring, pool, disk))
+    Ok(Reactor::new(core, index, shared, ring, pool, disk, spin))
 }
 
 /// Binds the calling thread to a CPU. Where that is forbidden the scheduler decides.

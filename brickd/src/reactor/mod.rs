@@ -7,7 +7,7 @@
 //!
 //! - [`ring`], [`files`], [`disk`], [`helper`]: disk operations, on the ring and beside it.
 //! - [`connection`], [`receive`], [`send`], `listen`, `dial`, `traffic`: sockets and frames.
-//! - [`cores`], [`mail`], [`signals`], [`clock`]: threads, what they say to each other, the way out.
+//! - [`cores`], [`mail`], [`signals`], [`clock`], [`spin`]: threads, what they say to each other, the way out.
 //!
 //! Peers may send anything and stop anywhere: that costs them their connection and nobody else anything. A
 //! crash may come anywhere: what must survive it went through the store.
@@ -26,6 +26,7 @@ mod requests;
 pub mod ring;
 pub mod send;
 pub mod signals;
+pub mod spin;
 mod traffic;
 
 use std::collections::VecDeque;
@@ -48,6 +49,7 @@ use helper::Helpers;
 use listen::Listener;
 use mail::{Mail, Mailbox};
 use ring::Ring;
+use spin::Spin;
 use traffic::{Receiving, Sending};
 
 /// What the reactor drives: the engine, or a test's script in its place. The contract is the
@@ -117,6 +119,9 @@ pub struct Reactor<C> {
     /// Connections that wait for pool slots, in line.
     starved: VecDeque<ConnectionId>,
     listener: Option<Listener>,
+    spin: Spin,
+    /// Events that the engine was told since the last wait.
+    handled: usize,
     /// When this turn of the loop began.
     now: Timestamp,
     /// Every core has stopped; what is still to be sent has until then.
@@ -149,6 +154,7 @@ impl<C: Core> Reactor<C> {
         ring: Ring<Operation>,
         pool: Pool,
         disk: Disk,
+        spin: Spin,
     ) -> Self {
         Reactor {
             core,
@@ -162,6 +168,8 @@ impl<C: Core> Reactor<C> {
             unsent: Vec::new(),
             starved: VecDeque::new(),
             listener: None,
+            spin,
+            handled: 0,
             now: clock::now(),
             exit_deadline: None,
         }
@@ -177,14 +185,37 @@ impl<C: Core> Reactor<C> {
             {
                 break;
             }
-            self.ring.wait(self.timeout())?;
-            self.now = clock::now();
+            self.wait()?;
             while let Some((operation, result)) = self.ring.next_completion() {
                 self.complete(operation, result);
                 self.process_events();
             }
         }
         self.ring.drain();
+        Ok(())
+    }
+
+    /// Submits what was started, and returns when something completed or is due: having looked for it for a while if
+    /// that pays, having slept otherwise.
+    fn wait(&mut self) -> io::Result<()> {
+        let (began, timeout) = (clock::now(), self.timeout());
+        let budget = self.spin.budget().min(timeout.unwrap_or(Duration::MAX));
+        let mut now = began;
+        let mut completed = false;
+        while now.since(began) < budget {
+            completed = self.ring.look()?;
+            now = clock::now();
+            if completed {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        if !completed {
+            self.ring.wait(timeout)?;
+            now = clock::now();
+        }
+        self.spin.note_wait(now.since(began), std::mem::take(&mut self.handled));
+        self.now = now;
         Ok(())
     }
 
@@ -213,6 +244,7 @@ impl<C: Core> Reactor<C> {
 
     fn process_events(&mut self) {
         while let Some(event) = self.events.pop_front() {
+            self.handled += 1;
             self.core.handle_event(self.now, event);
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);

@@ -30,6 +30,8 @@ pub struct Ring<T> {
     operations: Slab<T>,
     /// Entries that found the submission queue full; they enter it before the next wait.
     backlog: VecDeque<squeue::Entry>,
+    /// The kernel says by a flag when it has deferred completions, which an enter makes visible.
+    has_taskrun_flag: bool,
     buffers_registered: bool,
     files_registered: bool,
 }
@@ -42,19 +44,21 @@ impl<T> Ring<T> {
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .build(SUBMISSION_ENTRIES);
-        let ring = match preferred {
-            Ok(ring) => ring,
+        let (ring, has_taskrun_flag) = match preferred {
+            Ok(ring) => (ring, true),
             Err(error) => {
                 let plain = IoUring::builder().setup_cqsize(COMPLETION_ENTRIES).build(SUBMISSION_ENTRIES)?;
                 warn!("the kernel refuses SINGLE_ISSUER and DEFER_TASKRUN ({error}): a plain ring is used");
-                plain
+                (plain, false)
             }
         };
         Ok(Ring {
             ring,
             operations: Slab::new(),
             backlog: VecDeque::new(),
+            has_taskrun_flag,
             buffers_registered: false,
             files_registered: false,
         })
@@ -110,6 +114,22 @@ impl<T> Ring<T> {
         self.push(opcode::AsyncCancel::new(key).build().user_data(NOBODY));
     }
 
+    /// Submits what was started, and says whether something has completed. Enters the kernel only if there is a reason.
+    pub fn look(&mut self) -> io::Result<bool> {
+        self.push_backlog();
+        let submission = self.ring.submission();
+        let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
+        drop(submission);
+        if !idle || !self.has_taskrun_flag {
+            match self.ring.submitter().submit() {
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(!self.ring.completion().is_empty())
+    }
+
     /// Submits what was started and sleeps until something completes or `timeout` is over.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.push_backlog();
@@ -122,10 +142,9 @@ impl<T> Ring<T> {
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         };
-        match result.map_err(|error| (error.raw_os_error(), error)) {
-            // EBUSY, EAGAIN: the kernel wants completions reaped first, which is what the caller does next.
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
-            Err((_, error)) => Err(error),
+        match result {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -175,6 +194,12 @@ impl<T> Ring<T> {
             }
         }
     }
+}
+
+/// Errors after which the caller goes on. EBUSY, EAGAIN: the kernel wants completions reaped first, which is what the
+/// caller does next.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 impl<T> fmt::Debug for Ring<T> {

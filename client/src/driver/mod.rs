@@ -14,3 +14,4 @@ pub(crate) mod link;
 pub(crate) mod outbox;
 mod resolve;
 pub(crate) mod session;
+mod spin;

@@ -13,7 +13,11 @@ use tokio::sync::{Notify, oneshot};
 use super::clock;
 use super::connection::Caller;
 use super::link::{Link, LinkConfig, LinkEvent};
+use super::spin::Spinner;
 use crate::replica::{Action, Group, GroupConfig, GroupError, Output, Report, Request, UserRequest};
+
+/// So few requests in flight that each answer would have to wake the thread.
+const FEW_REQUESTS: usize = 4;
 
 /// One opened image in one group.
 #[derive(Clone)]
@@ -24,6 +28,7 @@ pub(crate) struct Session {
 struct Shared {
     group: RefCell<Group>,
     links: RefCell<Vec<Link>>,
+    spinner: Spinner,
     requests: RefCell<HashMap<UserRequest, oneshot::Sender<Result<Output, GroupError>>>>,
     request_next: Cell<u64>,
     opened: RefCell<Option<oneshot::Sender<Result<(), GroupError>>>>,
@@ -40,11 +45,13 @@ struct Shared {
 }
 
 impl Session {
-    /// Opens the image in one group; returns when it serves.
+    /// Opens the image in one group; returns when it serves. After each request and answer the thread stays awake for
+    /// `spin`.
     pub(crate) async fn open(
         config: GroupConfig,
         volume: VolumeUuid,
         client_name: &str,
+        spin: Duration,
     ) -> Result<Session, GroupError> {
         let (opened, wait) = oneshot::channel();
         let caller =
@@ -54,6 +61,7 @@ impl Session {
         let shared = Rc::new(Shared {
             group: RefCell::new(Group::new(config, clock::now())),
             links: RefCell::default(),
+            spinner: Spinner::start(spin),
             requests: RefCell::default(),
             request_next: Cell::new(0),
             opened: RefCell::new(Some(opened)),
@@ -95,7 +103,9 @@ impl Session {
         let id = UserRequest(self.shared.request_next.get());
         self.shared.request_next.set(id.0 + 1);
         self.shared.requests.borrow_mut().insert(id, sender);
-        self.shared.group.borrow_mut().handle_request(clock::now(), id, request);
+        let now = clock::now();
+        self.shared.stay_awake(now);
+        self.shared.group.borrow_mut().handle_request(now, id, request);
         self.shared.pump();
         receiver.await.unwrap_or(Err(GroupError::Closed))
     }
@@ -166,6 +176,7 @@ impl Session {
 impl Shared {
     fn handle_link(&self, brick: BrickIndex, event: LinkEvent) {
         let now = clock::now();
+        self.stay_awake(now);
         {
             let mut group = self.group.borrow_mut();
             match event {
@@ -176,6 +187,13 @@ impl Shared {
             }
         }
         self.pump();
+    }
+
+    /// With many requests in flight one wake-up serves several, and the processor has better things to do.
+    fn stay_awake(&self, now: Timestamp) {
+        if self.requests.borrow().len() <= FEW_REQUESTS {
+            self.spinner.note(now);
+        }
     }
 
     fn is_listed(&self) -> bool {

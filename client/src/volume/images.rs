@@ -272,12 +272,14 @@ impl Volume {
     /// dead, so the open waits; when it is renewed again and again the holder lives, and the open fails.
     async fn open_when_free(&self, config: GroupConfig, wait: Duration) -> Result<Session, GroupError> {
         let started = Instant::now();
+        // Whoever heals is in no hurry.
+        let spin = if config.purpose == Purpose::Heal { Duration::ZERO } else { self.config.spin };
         let mut last: Option<(SessionId, Instant)> = None;
         let mut renewals = 0;
         loop {
             let mut attempt = config.clone();
             attempt.session = Volume::fresh_session();
-            match Session::open(attempt, self.config.volume, &self.client_name).await {
+            match Session::open(attempt, self.config.volume, &self.client_name, spin).await {
                 Err(GroupError::Held { holder, lease_left_ms }) if config.purpose != Purpose::Heal => {
                     let end = Instant::now() + Duration::from_millis(lease_left_ms.into());
                     match &mut last {

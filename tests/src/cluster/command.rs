@@ -87,6 +87,11 @@ impl Outcome {
     }
 }
 
+/// The path of a binary as it was built.
+pub fn program(name: &str) -> PathBuf {
+    binary(name)
+}
+
 /// `brickd` as it was built.
 pub fn brickd() -> Command {
     Command::new(binary("brickd"))

@@ -14,6 +14,21 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
+/// Context switches of a process so far, all threads.
+pub fn context_switches(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let of_thread = |folder: std::path::PathBuf| {
+        // A thread may have ended since it was listed.
+        let status = std::fs::read_to_string(folder.join("status")).unwrap_or_default();
+        let counts = status.lines().filter_map(|line| {
+            let (name, count) = line.split_once(':')?;
+            name.ends_with("ctxt_switches").then(|| count.trim().parse::<u64>().ok())?
+        });
+        counts.sum::<u64>()
+    };
+    threads.flatten().map(|thread| of_thread(thread.path())).sum()
+}
+
 /// System calls of a process, all threads, in `period`, as strace counts them: name and number.
 pub fn system_calls(pid: u32, period: Duration) -> BTreeMap<String, u64> {
     let mut strace = Command::new("timeout");

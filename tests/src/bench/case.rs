@@ -1,0 +1,80 @@
+//! The loads, as fio knows them.
+
+use std::fmt;
+use std::time::Duration;
+
+/// One load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// fio's `rw`.
+    pub rw: &'static str,
+    /// fio's `bs`.
+    pub block: &'static str,
+    /// Requests in flight.
+    pub depth: u32,
+    /// Further lines of the job.
+    pub more: &'static str,
+}
+
+/// A sequential or random load without anything special.
+const fn case(rw: &'static str, block: &'static str, depth: u32) -> Case {
+    Case { rw, block, depth, more: "" }
+}
+
+/// 4 KiB random writes, one at a time.
+pub const WRITE_1: Case = case("randwrite", "4k", 1);
+/// The same, 32 in flight.
+pub const WRITE_32: Case = case("randwrite", "4k", 32);
+/// 4 KiB random reads, one at a time.
+pub const READ_1: Case = case("randread", "4k", 1);
+/// The same, 32 in flight.
+pub const READ_32: Case = case("randread", "4k", 32);
+/// Copying an image to the volume.
+pub const WRITE_1M: Case = case("write", "1m", 8);
+/// Copying an image from the volume.
+pub const READ_1M: Case = case("read", "1m", 8);
+
+/// All of them.
+pub const ALL: [Case; 11] = [
+    WRITE_1,
+    WRITE_32,
+    case("randwrite", "4k", 128),
+    READ_1,
+    READ_32,
+    case("randread", "4k", 128),
+    case("randwrite", "64k", 16),
+    WRITE_1M,
+    READ_1M,
+    Case { more: "rwmixread=70\n", ..case("randrw", "4k", 32) },
+    Case { more: "fsync=1\n", ..case("randwrite", "4k", 1) },
+];
+
+impl Case {
+    /// Whether bytes a second say more than requests a second.
+    pub fn is_bulk(&self) -> bool {
+        self.block == "1m"
+    }
+
+    /// A job file; `engine` are the lines that say where the load goes.
+    pub fn job(&self, engine: &str, size_mib: u64, runtime: Duration) -> String {
+        let Case { rw, block, depth, more } = self;
+        let seconds = runtime.as_secs_f64();
+        format!(
+            "[job]\nrw={rw}\nbs={block}\niodepth={depth}\nsize={size_mib}m\nruntime={}ms\ntime_based\ndirect=1\n\
+             randseed=11\n{more}{engine}",
+            (seconds * 1000.0) as u64
+        )
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case { rw, block, depth, more } = self;
+        let what = match *rw {
+            "randrw" => "70/30 mix",
+            rw if more.is_empty() => rw,
+            _ => "randwrite + fsync",
+        };
+        write!(f, "{block} {what}, depth {depth}")
+    }
+}

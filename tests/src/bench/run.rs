@@ -1,0 +1,73 @@
+//! One run: a job in a process of its own, `fio` or `brick-perf`, and what its report says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::sample::Sample;
+use crate::cluster::command::{program, run};
+
+/// Figures of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// What the job measured.
+    pub figures: Sample,
+    /// Processor time (microseconds) and context switches of its process, if that belongs to brick.
+    pub own: Option<(f64, f64)>,
+}
+
+/// Where runs happen.
+#[derive(Debug)]
+pub struct Runner {
+    /// Takes jobs and reports.
+    pub folder: PathBuf,
+    /// The volume file.
+    pub volume: PathBuf,
+}
+
+impl Runner {
+    /// A job for `brick-perf`.
+    pub fn perf(&self, job: &str, name: &str) -> Run {
+        let (input, output) = self.files(job, name);
+        let mut command = Command::new(program("brick-perf"));
+        command.arg("run").arg(&input).arg("-v").arg(&self.volume);
+        run(command.args(["--output-format", "json", "--output"]).arg(&output)).ok();
+        let report = read_json(&output);
+        let own = &report["jobs"][0]["brick_perf"];
+        let of = |key: &str| own[key].as_f64().expect("brick-perf says it");
+        let cpu_us = (of("usr_ns") + of("sys_ns")) / 1000.0;
+        let switches = of("voluntary_ctx") + of("involuntary_ctx");
+        Run { figures: Sample::from_json(&report), own: Some((cpu_us, switches)) }
+    }
+
+    /// A job for `fio`, in a network namespace if one is named.
+    pub fn fio(&self, job: &str, name: &str, namespace: Option<&str>) -> Run {
+        let (input, output) = self.files(job, name);
+        let mut command = match namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, "fio"]);
+                command
+            }
+            None => Command::new("fio"),
+        };
+        command.arg(&input).arg("--output-format=json").arg(format!("--output={}", output.display()));
+        run(&mut command).ok();
+        Run { figures: Sample::from_json(&read_json(&output)), own: None }
+    }
+
+    fn files(&self, job: &str, name: &str) -> (PathBuf, PathBuf) {
+        let file = |end: &str| self.folder.join(format!("{name}.{end}"));
+        fs::write(file("fio"), job).expect("the folder of the runs takes files");
+        (file("fio"), file("json"))
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // fio may warn in front of its report.
+    let start = text.find('{').unwrap_or_else(|| panic!("{}: no report: {text}", path.display()));
+    serde_json::from_str(&text[start..]).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
