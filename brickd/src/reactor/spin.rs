@@ -85,7 +85,11 @@ mod tests {
         let busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
         let flooded = after_many(busy, LIMIT / 4, 20, 30);
         assert_eq!(flooded.budget(), Duration::ZERO);
-        assert_eq!(after(flooded, LIMIT / 4, 60).budget(), LIMIT, "and looking begins again with little work");
+        assert_eq!(
+            after(flooded, LIMIT / 4, 60).budget(),
+            LIMIT,
+            "and looking begins again with little work"
+        );
     }
 
     #[test]

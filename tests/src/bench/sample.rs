@@ -100,7 +100,8 @@ mod tests {
             json!({ "total_ios": ios, "iops": ios, "bw_bytes": ios * 4096,
                 "clat_ns": { "mean": mean_ns, "percentile": percentile } })
         };
-        let report = json!({ "jobs": [{ "read": direction(3, 1000, 9000), "write": direction(1, 5000, 6000) }] });
+        let report =
+            json!({ "jobs": [{ "read": direction(3, 1000, 9000), "write": direction(1, 5000, 6000) }] });
         let sample = Sample::from_json(&report);
         assert_eq!((sample.requests, sample.iops, sample.bytes_per_second), (4.0, 4.0, 16384.0));
         assert_eq!((sample.mean_us, sample.p99_us), (2.0, 9.0));

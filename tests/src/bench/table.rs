@@ -127,11 +127,8 @@ fn bar_table(bars: &[Bar]) -> String {
             Some(false) => "**missed**",
             None => "",
         };
-        let _written = writeln!(
-            text,
-            "| {} | {} | {reached} | {side} {} | {verdict} |",
-            bar.case, bar.what, bar.limit
-        );
+        let _written =
+            writeln!(text, "| {} | {} | {reached} | {side} {} | {verdict} |", bar.case, bar.what, bar.limit);
     }
     text
 }
@@ -147,7 +144,11 @@ mod tests {
         for iops in [10.0, 30.0, 20.0] {
             results.add(case::READ_1, Target::Raw, Sample { iops, ..Sample::default() });
         }
-        results.add(case::READ_1, Target::Volume, Sample { iops: 5.0, cpu_us: Some(7.0), ..Sample::default() });
+        results.add(
+            case::READ_1,
+            Target::Volume,
+            Sample { iops: 5.0, cpu_us: Some(7.0), ..Sample::default() },
+        );
         let text = results.markdown(&[]);
         assert!(text.contains("| raw file | 20 | 0 | 0 | 100% |  |  |"), "{text}");
         assert!(text.contains("| brick, in process | 5 | 0 | 0 | 25% | 7.0 |  |"), "{text}");

@@ -207,10 +207,8 @@ impl Targets {
         command.arg("--version");
         command.output().ok()?;
         let mut command = Command::new(QEMU);
-        let node = format!(
-            "driver=file,filename={},aio=io_uring,cache.direct=on,node-name=disk",
-            file.display()
-        );
+        let node =
+            format!("driver=file,filename={},aio=io_uring,cache.direct=on,node-name=disk", file.display());
         command.args(["--blockdev", &node]);
         command.args(["--nbd-server", &format!("addr.type=unix,addr.path={}", self.qemu_socket().display())]);
         command.args(["--export", "type=nbd,id=disk,node-name=disk,writable=on"]);
