@@ -249,6 +249,7 @@ impl<C: Core> Reactor<C> {
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);
             }
+            self.ring.submit_burst();
         }
     }
 

@@ -28,6 +28,10 @@ use super::resolve;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Bytes asked for in one receive.
 const RECEIVE_BYTES: usize = 256 * 1024;
+/// Frames handed on before others run. What they set free is on its way to the bricks while the next are looked at;
+/// otherwise all requests in flight move in step, and disks and bricks wait for the client and it for them (32 writes
+/// of 4 KiB in flight: 43 thousand a second instead of 34).
+const BURST_FRAMES: usize = 16;
 
 /// Why there is no connection (any more).
 #[derive(Debug, thiserror::Error)]
@@ -172,8 +176,13 @@ impl Connection {
             let _closed_already = writer.shutdown().await;
         });
         let error = loop {
-            if let Err(source) = drain_frames(&mut received, &outbox, &mut receive) {
-                break ConnectError::Frame { address, source };
+            match drain_frames(&mut received, &outbox, &mut receive) {
+                Ok(Drained::All) => {}
+                Ok(Drained::Burst) => {
+                    let_others_run().await;
+                    continue;
+                }
+                Err(source) => break ConnectError::Frame { address, source },
             }
             match receive_more(&mut reader, received, Some(&cancel)).await {
                 (Ok(0), _) => break ConnectError::Closed { address },
@@ -187,16 +196,25 @@ impl Connection {
     }
 }
 
+/// How far the received frames were handed on.
+enum Drained {
+    /// As far as they are whole.
+    All,
+    /// By a burst: there may be more.
+    Burst,
+}
+
 fn drain_frames(
     received: &mut BytesMut,
     outbox: &Outbox,
     receive: &mut impl FnMut(Frame),
-) -> Result<(), FrameError> {
-    while let Some(frame) = next_frame(received)? {
+) -> Result<Drained, FrameError> {
+    for _ in 0..BURST_FRAMES {
+        let Some(frame) = next_frame(received)? else { return Ok(Drained::All) };
         outbox.restore(frame.header.credits);
         receive(frame);
     }
-    Ok(())
+    Ok(Drained::Burst)
 }
 
 async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectError> {
@@ -229,6 +247,11 @@ async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectE
         return Err(ConnectError::Refused { address: owned(), reason: welcome.reason });
     }
     Ok(Connection { welcome, address: owned(), reader, writer, received })
+}
+
+/// Goes to the end of the runtime's queue: a task that wakes itself would be put in front of it.
+async fn let_others_run() {
+    monoio::spawn(async {}).await;
 }
 
 /// Receives behind what is in `buffer`, which has room for the frame at its front afterwards.
