@@ -120,8 +120,8 @@ pub struct Reactor<C> {
     starved: VecDeque<ConnectionId>,
     listener: Option<Listener>,
     spin: Spin,
-    /// Events that the engine was told since the last wait.
-    handled: usize,
+    /// What was done since the last wait: events that the engine was told, and bytes moved.
+    work: usize,
     /// When this turn of the loop began.
     now: Timestamp,
     /// Every core has stopped; what is still to be sent has until then.
@@ -169,7 +169,7 @@ impl<C: Core> Reactor<C> {
             starved: VecDeque::new(),
             listener: None,
             spin,
-            handled: 0,
+            work: 0,
             now: clock::now(),
             exit_deadline: None,
         }
@@ -199,22 +199,25 @@ impl<C: Core> Reactor<C> {
     /// that pays, having slept otherwise.
     fn wait(&mut self) -> io::Result<()> {
         let (began, timeout) = (clock::now(), self.timeout());
-        let budget = self.spin.budget().min(timeout.unwrap_or(Duration::MAX));
+        let budget = self.spin.budget(began).min(timeout.unwrap_or(Duration::MAX));
         let mut now = began;
         let mut completed = false;
         while now.since(began) < budget {
             completed = self.ring.look()?;
-            now = clock::now();
+            let looked = clock::now();
+            now = looked;
             if completed {
                 break;
             }
             std::thread::yield_now();
+            now = clock::now();
+            self.spin.note_yield(now, now.since(looked));
         }
         if !completed {
             self.ring.wait(timeout)?;
             now = clock::now();
         }
-        self.spin.note_wait(now.since(began), std::mem::take(&mut self.handled));
+        self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));
         self.now = now;
         Ok(())
     }
@@ -244,7 +247,7 @@ impl<C: Core> Reactor<C> {
 
     fn process_events(&mut self) {
         while let Some(event) = self.events.pop_front() {
-            self.handled += 1;
+            self.work += 1;
             self.core.handle_event(self.now, event);
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);

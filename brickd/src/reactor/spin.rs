@@ -4,9 +4,15 @@
 //! been short, the reactor looks again and again, and lets others run in between (`sched_yield`): on a machine whose
 //! cores are all busy it then costs them nothing. As soon as waits are long, it sleeps at once: an idle brick uses no
 //! processor time. It does so, too, while there is much to do after each wait: one wake-up for all of it costs each
-//! request little, and looking would cost processor time that the others need. No I/O here, and no clock.
+//! request little, and looking would cost processor time that the others need.
+//!
+//! Whoever lets others run may have to wait for as long as they like: the scheduler gives them what it calls a slice,
+//! milliseconds, and doesn't know that meanwhile there is work again. A sleeper would have been woken for it. So when
+//! that was seen, the core sleeps for a while. No I/O here, and no clock.
 
 use std::time::Duration;
+
+use brick_wire::Timestamp;
 
 /// What one core knows of its last waits.
 #[derive(Clone, Copy, Debug)]
@@ -14,21 +20,30 @@ pub struct Spin {
     limit_ns: u64,
     /// Of the last waits, each counted as at most [`LONG_WAITS`] limits.
     mean_ns: u64,
-    /// Events that were handled between the last waits, in units of 1/[`MEMORY`].
+    /// Work that was done between the last waits: events, times [`MEMORY`].
     events: u64,
+    /// Others kept the processor: not before this.
+    not_before: Timestamp,
 }
 
 impl Spin {
     /// Looks for at most `limit` before each sleep; zero sleeps at once.
     pub fn new(limit: Duration) -> Spin {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).min(LIMIT_NS_MAX);
-        Spin { limit_ns, mean_ns: limit_ns * LONG_WAITS, events: 0 }
+        Spin { limit_ns, mean_ns: limit_ns * LONG_WAITS, events: 0, not_before: Timestamp(0) }
     }
 
     /// How long to look before the next sleep.
-    pub fn budget(&self) -> Duration {
-        let pays = self.mean_ns < self.limit_ns && self.events < MANY * MEMORY;
+    pub fn budget(&self, now: Timestamp) -> Duration {
+        let pays = now >= self.not_before && self.mean_ns < self.limit_ns && self.events < MANY * MEMORY;
         Duration::from_nanos(if pays { self.limit_ns } else { 0 })
+    }
+
+    /// Others were let run, and had the processor until `now`, for so long.
+    pub fn note_yield(&mut self, now: Timestamp, took: Duration) {
+        if took >= LONG_YIELD {
+            self.not_before = now + SLEEP_PERIOD;
+        }
     }
 
     /// A wait took so long, looking and sleeping together, after so many events.
@@ -45,6 +60,10 @@ const MANY: u64 = 4;
 const MEMORY: u64 = 16;
 /// A wait counts as at most so many limits: two long ones end the looking, some thirty short ones begin it.
 const LONG_WAITS: u64 = 8;
+/// Nobody who sleeps waits so long for a processor that others use for a moment.
+const LONG_YIELD: Duration = Duration::from_millis(1);
+/// How long a core sleeps at once after that.
+const SLEEP_PERIOD: Duration = Duration::from_millis(100);
 /// Nobody looks longer.
 const LIMIT_NS_MAX: u64 = 10_000_000;
 
@@ -53,6 +72,7 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_micros(100);
+    const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn after(spin: Spin, wait: Duration, times: usize) -> Spin {
         after_many(spin, wait, 1, times)
@@ -68,32 +88,42 @@ mod tests {
     #[test]
     fn looking_begins_with_short_waits_and_ends_with_long_ones() {
         let idle = Spin::new(LIMIT);
-        assert_eq!(idle.budget(), Duration::ZERO, "nothing is known yet");
+        assert_eq!(idle.budget(NOW), Duration::ZERO, "nothing is known yet");
         let busy = after(idle, LIMIT / 4, 60);
-        assert_eq!(busy.budget(), LIMIT);
-        assert_eq!(after(busy, Duration::from_secs(1), 1).budget(), LIMIT, "a single one may be chance");
-        assert_eq!(after(busy, Duration::from_secs(1), 3).budget(), Duration::ZERO);
+        assert_eq!(busy.budget(NOW), LIMIT);
+        assert_eq!(after(busy, Duration::from_secs(1), 1).budget(NOW), LIMIT, "a single one may be chance");
+        assert_eq!(after(busy, Duration::from_secs(1), 3).budget(NOW), Duration::ZERO);
     }
 
     #[test]
     fn waits_that_looking_would_not_outlast_never_begin_it() {
-        assert_eq!(after(Spin::new(LIMIT), LIMIT * 2, 1000).budget(), Duration::ZERO);
+        assert_eq!(after(Spin::new(LIMIT), LIMIT * 2, 1000).budget(NOW), Duration::ZERO);
     }
 
     #[test]
     fn waits_between_much_work_are_slept() {
         let busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
         let flooded = after_many(busy, LIMIT / 4, 20, 30);
-        assert_eq!(flooded.budget(), Duration::ZERO);
+        assert_eq!(flooded.budget(NOW), Duration::ZERO);
         assert_eq!(
-            after(flooded, LIMIT / 4, 60).budget(),
+            after(flooded, LIMIT / 4, 60).budget(NOW),
             LIMIT,
             "and looking begins again with little work"
         );
     }
 
     #[test]
+    fn who_had_to_wait_for_the_processor_sleeps_for_a_while() {
+        let mut busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
+        busy.note_yield(NOW, LONG_YIELD / 2);
+        assert_eq!(busy.budget(NOW), LIMIT);
+        busy.note_yield(NOW, LONG_YIELD);
+        assert_eq!(busy.budget(NOW), Duration::ZERO);
+        assert_eq!(busy.budget(NOW + SLEEP_PERIOD), LIMIT);
+    }
+
+    #[test]
     fn no_limit_means_no_looking() {
-        assert_eq!(after(Spin::new(Duration::ZERO), Duration::ZERO, 100).budget(), Duration::ZERO);
+        assert_eq!(after(Spin::new(Duration::ZERO), Duration::ZERO, 100).budget(NOW), Duration::ZERO);
     }
 }

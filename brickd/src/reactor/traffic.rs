@@ -116,7 +116,10 @@ impl<C: Core> Reactor<C> {
                 return self.receive(id);
             }
             result if result < 0 => return self.close(id, &io::Error::from_raw_os_error(-result)),
-            result => receiver.advance(result as usize),
+            result => {
+                self.work += result as usize / BYTES_OF_AN_EVENT;
+                receiver.advance(result as usize);
+            }
         }
         connection.receiver = Some(receiver);
         match connection.phase {
@@ -174,6 +177,7 @@ impl<C: Core> Reactor<C> {
         if result <= 0 {
             return self.close(id, &io::Error::from_raw_os_error(-result));
         }
+        self.work += result as usize / BYTES_OF_AN_EVENT;
         if !sending.batch.advance(result as usize) {
             if !matches!(connection.phase, Phase::Closing) {
                 connection.send_deadline = Some(self.now + STALL_TIMEOUT);
@@ -269,6 +273,8 @@ fn is_known_to_engine(phase: &Phase) -> bool {
     !matches!(phase, Phase::Greeting | Phase::Closing)
 }
 
+/// To receive or send as much is work like handling an event.
+const BYTES_OF_AN_EVENT: usize = 16 * 1024;
 /// How long a peer may take to send the rest of a payload that a pool slot waits for, or to make room for
 /// any byte of its replies. Both hold slots that others wait for.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);

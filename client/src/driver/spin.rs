@@ -18,6 +18,12 @@ use super::clock;
 /// The runtime looks at its timers when it is about to sleep only: it gets the chance this often. They are late by as much.
 const TIMERS_EVERY: Duration = Duration::from_millis(50);
 
+/// Nobody who sleeps waits so long for a processor that others use for a moment: the scheduler gives those whom we let
+/// run milliseconds, and doesn't know that meanwhile there is an answer.
+const LONG_YIELD: Duration = Duration::from_millis(1);
+/// How long the thread sleeps at once after that.
+const SLEEP_PERIOD: Duration = Duration::from_millis(100);
+
 /// The owner's side of the tasks.
 pub(crate) struct Spinner {
     shared: Rc<Shared>,
@@ -27,6 +33,8 @@ struct Shared {
     limit: Duration,
     /// Until when to look.
     until: Cell<Timestamp>,
+    /// Others kept the processor: not before this.
+    not_before: Cell<Timestamp>,
     looking: Cell<bool>,
     stopped: Cell<bool>,
     wake: Notify,
@@ -42,6 +50,7 @@ impl Spinner {
         let shared = Rc::new(Shared {
             limit: if alone { Duration::ZERO } else { limit },
             until: Cell::new(Timestamp(0)),
+            not_before: Cell::new(Timestamp(0)),
             looking: Cell::new(false),
             stopped: Cell::new(false),
             wake: Notify::new(),
@@ -57,7 +66,7 @@ impl Spinner {
 
     /// Something was asked or answered at `now`.
     pub(crate) fn note(&self, now: Timestamp) {
-        if self.shared.limit.is_zero() {
+        if self.shared.limit.is_zero() || now < self.shared.not_before.get() {
             return;
         }
         self.shared.until.set(now + self.shared.limit);
@@ -88,6 +97,11 @@ async fn look(shared: Rc<Shared>) {
             slept_at = clock::now();
         } else {
             std::thread::yield_now();
+            let yielded = clock::now();
+            if yielded.since(now) >= LONG_YIELD {
+                shared.not_before.set(yielded + SLEEP_PERIOD);
+                shared.until.set(Timestamp(0));
+            }
             shared.ping.notify_one();
             shared.pong.notified().await;
         }
