@@ -179,7 +179,7 @@ impl Default for Options {
             brick_timeout_ms: 4000,
             io_timeout_ms: 30_000,
             no_quorum: NoQuorumFile::Suspend,
-            spin_us: 100,
+            spin_us: 200,
         }
     }
 }

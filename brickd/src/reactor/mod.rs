@@ -214,7 +214,7 @@ impl<C: Core> Reactor<C> {
             self.spin.note_yield(now, now.since(looked));
         }
         if !completed {
-            self.ring.wait(timeout)?;
+            self.ring.wait(timeout.map(|timeout| timeout.saturating_sub(now.since(began))))?;
             now = clock::now();
         }
         self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));

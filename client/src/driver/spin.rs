@@ -84,17 +84,22 @@ impl Drop for Spinner {
     }
 }
 
+thread_local! {
+    /// When the runtime last had the chance to look at its timers for certain. Sessions share it: one that doesn't look
+    /// proves nothing while another one keeps the thread awake.
+    static SLEPT_AT: Cell<Timestamp> = const { Cell::new(Timestamp(0)) };
+}
+
 async fn look(shared: Rc<Shared>) {
-    let mut slept_at = clock::now();
     while !shared.stopped.get() {
         let now = clock::now();
         if now >= shared.until.get() {
             shared.looking.set(false);
             shared.wake.notified().await;
-            slept_at = clock::now();
-        } else if now.since(slept_at) >= TIMERS_EVERY {
+        } else if now.since(SLEPT_AT.get()) >= TIMERS_EVERY {
+            // Ends when the thread has been about to sleep, and not before.
             monoio::time::sleep(Duration::ZERO).await;
-            slept_at = clock::now();
+            SLEPT_AT.set(clock::now());
         } else {
             std::thread::yield_now();
             let yielded = clock::now();

@@ -290,7 +290,7 @@ impl Group {
         if !settled || in_sync != data || !data.is_subset_of(flushed) || !self.all_vouch() {
             return;
         }
-        self.flush.stale_bits = late || self.has_writes() || self.flush.has_unflushed();
+        self.flush.stale_bits = late || self.holds_boundary() || self.flush.has_unflushed();
         let mut header = self.data_header(Opcode::Clean);
         header.generation = boundary;
         for brick in self.ready().iter() {
@@ -298,6 +298,16 @@ impl Group {
                 self.send(brick, core, header, Purpose::Clean);
             }
         }
+    }
+
+    /// Whether something is under way that kept the last flush from cleaning all bits.
+    fn holds_boundary(&self) -> bool {
+        let holds = |kind: &Kind| match kind {
+            Kind::Write(_) => true,
+            Kind::Pull(pull) => pull.generation().is_some(),
+            _ => false,
+        };
+        self.operations.values().any(|operation| holds(&operation.kind))
     }
 
     /// Starts flushes that nobody asked for: to clean bits in time, and before closing.

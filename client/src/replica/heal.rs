@@ -373,10 +373,14 @@ impl Group {
     /// Ends a pull within S; it is tried again later.
     fn give_up_pull(&mut self, target: BrickIndex, key: OperationKey) {
         let operation = &self.operations[&key];
-        let Kind::Pull(PullOperation { errand, .. }) = operation.kind else {
+        let Kind::Pull(PullOperation { errand, generation, .. }) = operation.kind else {
             unreachable!("given up as a pull")
         };
         let shard = operation.shard;
+        if generation.is_some() {
+            // Some of its blocks may be written, and none of them is durable.
+            self.flush.note_write_completed();
+        }
         self.finish(key, Ok(Output::Done));
         match errand {
             Errand::Heal => self.suspect_retry_at = self.now + HEAL_PAUSE_MAX,
