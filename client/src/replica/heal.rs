@@ -318,27 +318,32 @@ impl Group {
         heal.pulls -= 1;
         heal.unlist(shard, &blocks);
         let source = heal.source;
-        let settled = !recovering && heal.settle_unvouched(shard, &report.unvouched);
         self.finish(key, Ok(Output::Done));
         if !report.unvouched.is_empty() {
-            self.note_bad_source(brick, source, shard, &report.unvouched, settled);
+            self.note_bad_source(brick, source, shard, &report.unvouched, recovering);
         }
     }
 
-    /// The source can't vouch for blocks that a brick lists. In a recovery the brick may have them: the source is
-    /// repaired from it, and then they are pulled. Blocks that S has not written since the brick was equal (`settled`)
-    /// stay as they are there, and the source is repaired once the brick is in S. For others it waits until they are
-    /// written.
+    /// The source can't vouch for blocks that a brick lists. It is repaired, and then they are pulled: from another copy
+    /// of S, or, in a recovery, from that brick, which may have them. Where nobody can do that, blocks that S has not
+    /// written since the brick was equal stay as they are there, and the source is repaired once the brick is in S; for
+    /// others the heal waits until they are written. Not before: the brick may hold what a fenced client wrote to it
+    /// alone, and the other copies what S has read.
     fn note_bad_source(
         &mut self,
         target: BrickIndex,
         source: BrickIndex,
         shard: ShardIndex,
         unvouched: &BlockSet,
-        settled: bool,
+        recovering: bool,
     ) {
         self.note_bad_blocks(source, shard, unvouched);
-        if !settled && !self.is_to_be_repaired(source, shard) {
+        if self.is_to_be_repaired(source, shard) {
+            return;
+        }
+        let heal = self.brick_mut(target).heal.as_mut();
+        let settled = !recovering && heal.is_some_and(|heal| heal.settle_unvouched(shard, unvouched));
+        if !settled {
             self.stop_heal(target);
         }
     }
