@@ -189,9 +189,10 @@ impl Shared {
         self.pump();
     }
 
-    /// With many requests in flight one wake-up serves several, and the processor has better things to do.
+    /// With many requests in flight one wake-up serves several, and the processor has better things to do; without any,
+    /// an answer is one to a renewal, for which nobody waits.
     fn stay_awake(&self, now: Timestamp) {
-        if self.requests.borrow().len() <= FEW_REQUESTS {
+        if (1..=FEW_REQUESTS).contains(&self.requests.borrow().len()) {
             self.spinner.note(now);
         }
     }
