@@ -53,14 +53,18 @@ enum Errand {
 }
 
 impl PullOperation {
+    fn new(target: BrickIndex, blocks: BlockSet, errand: Errand) -> PullOperation {
+        PullOperation { target, blocks, errand, sent: false, generation: None }
+    }
+
     /// Fetches bad blocks of a copy in S from another one.
     pub(super) fn repair(target: BrickIndex, blocks: BlockSet) -> PullOperation {
-        PullOperation { target, blocks, errand: Errand::Repair, sent: false, generation: None }
+        PullOperation::new(target, blocks, Errand::Repair)
     }
 
     /// Fetches what a copy in S has wrong from the one that has it right.
     pub(super) fn judged(target: BrickIndex, source: BrickIndex, blocks: BlockSet) -> PullOperation {
-        PullOperation { target, blocks, errand: Errand::Judged(source), sent: false, generation: None }
+        PullOperation::new(target, blocks, Errand::Judged(source))
     }
 
     pub(super) fn generation(&self) -> Option<Generation> {
@@ -172,7 +176,7 @@ impl Group {
             let Some((shard, blocks)) = self.next_pull(target, room) else { return };
             let range = hull(&blocks);
             self.brick_mut(target).heal.as_mut().expect("checked above").pulls += 1;
-            let pull = PullOperation { target, blocks, errand: Errand::Heal, sent: false, generation: None };
+            let pull = PullOperation::new(target, blocks, Errand::Heal);
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }
@@ -533,13 +537,7 @@ impl Group {
         }
         for target in self.suspect_left.iter() {
             let range = hull(&blocks);
-            let pull = PullOperation {
-                target,
-                blocks: blocks.clone(),
-                errand: Errand::Heal,
-                sent: false,
-                generation: None,
-            };
+            let pull = PullOperation::new(target, blocks.clone(), Errand::Heal);
             self.admit(None, Kind::Pull(pull), shard, range);
         }
     }

@@ -1,7 +1,5 @@
 //! What has to be reached: ratios between medians of one run.
 
-use std::collections::BTreeMap;
-
 use super::case::{self, Case};
 use super::sample::Sample;
 use super::target::Target;
@@ -27,9 +25,6 @@ impl Bar {
         self.reached.map(|reached| if self.at_most { reached <= self.limit } else { reached >= self.limit })
     }
 }
-
-/// Medians, by case and target.
-pub type Medians = BTreeMap<(usize, usize), Sample>;
 
 /// All bars; `find` gives the median of a target in a case.
 pub fn all(find: impl Fn(Case, Target) -> Option<Sample>) -> Vec<Bar> {

@@ -55,14 +55,13 @@ impl Case {
         self.block == "1m"
     }
 
-    /// A job file; `engine` are the lines that say where the load goes.
-    pub fn job(&self, engine: &str, size_mib: u64, runtime: Duration) -> String {
+    /// A job file; `engine` are the lines that say where the load goes. Once over all data if no time is given.
+    pub fn job(&self, engine: &str, size_mib: u64, runtime: Option<Duration>) -> String {
         let Case { rw, block, depth, more } = self;
-        let seconds = runtime.as_secs_f64();
+        let time =
+            runtime.map_or(String::new(), |time| format!("runtime={}ms\ntime_based\n", time.as_millis()));
         format!(
-            "[job]\nrw={rw}\nbs={block}\niodepth={depth}\nsize={size_mib}m\nruntime={}ms\ntime_based\ndirect=1\n\
-             randseed=11\n{more}{engine}",
-            (seconds * 1000.0) as u64
+            "[job]\nrw={rw}\nbs={block}\niodepth={depth}\nsize={size_mib}m\n{time}direct=1\nrandseed=11\n{more}{engine}"
         )
     }
 }

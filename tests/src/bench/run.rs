@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::sample::Sample;
-use crate::cluster::command::{program, run};
+use crate::cluster::command::{binary, run};
 
 /// Figures of a run.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Runner {
     /// A job for `brick-perf`.
     pub fn perf(&self, job: &str, name: &str) -> Run {
         let (input, output) = self.files(job, name);
-        let mut command = Command::new(program("brick-perf"));
+        let mut command = Command::new(binary("brick-perf"));
         command.arg("run").arg(&input).arg("-v").arg(&self.volume);
         run(command.args(["--output-format", "json", "--output"]).arg(&output)).ok();
         let report = read_json(&output);

@@ -4,7 +4,6 @@
 //! Each target has data of its own, written whole before anything is measured. A run is a process of its own, `fio` or
 //! `brick-perf`; processor time and context switches are those of all processes that belong to brick.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -151,14 +150,15 @@ impl Targets {
     fn execute(&self, target: Target, case: Case, runtime: Option<Duration>) -> Run {
         let file = |name: &str| format!("ioengine=raw\nfilename={}\n", self.file(name).display());
         let runner = &self.runner;
-        let perf = |engine: &str, name: &str| runner.perf(&self.job(case, engine, runtime), name);
-        let fio = |engine: &str, name: &str| runner.fio(&self.job(case, engine, runtime), name, None);
+        let job = |engine: &str| case.job(engine, self.setup.size_mib, runtime);
+        let perf = |engine: &str, name: &str| runner.perf(&job(engine), name);
+        let fio = |engine: &str, name: &str| runner.fio(&job(engine), name, None);
         match target {
             Target::Raw => perf(&file("raw-1"), "raw-1"),
             Target::RawPair => {
-                let job = self.job(case, &file("raw-2"), runtime);
+                let second = job(&file("raw-2"));
                 let (one, other) = thread::scope(|scope| {
-                    let other = scope.spawn(move || runner.perf(&job, "raw-2"));
+                    let other = scope.spawn(move || runner.perf(&second, "raw-2"));
                     (perf(&file("raw-1"), "raw-1"), other.join().expect("a run doesn't panic"))
                 });
                 Run { figures: Sample::together(one.figures, other.figures), own: None }
@@ -171,28 +171,13 @@ impl Targets {
                 let engine = format!(
                     "ioengine=gfapi_async\nvolume={volume}\nbrick={GLUSTER_ADDRESS}\nfilename=library\n"
                 );
-                runner.fio(&self.job(case, &engine, runtime), "gfapi", Some(namespace))
+                runner.fio(&job(&engine), "gfapi", Some(namespace))
             }
             Target::GlusterMount => {
                 let (_, _, mounted) = self.setup.gluster.as_ref().expect("or it isn't a target");
                 let path = mounted.join("mounted");
                 fio(&format!("ioengine=io_uring\nfilename={}\n", path.display()), "fuse")
             }
-        }
-    }
-
-    fn job(&self, case: Case, engine: &str, runtime: Option<Duration>) -> String {
-        let text = case.job(engine, self.setup.size_mib, runtime.unwrap_or_default());
-        match runtime {
-            Some(_) => text,
-            // Once over everything, however long that takes.
-            None => text.lines().filter(|line| !line.starts_with("runtime") && *line != "time_based").fold(
-                String::new(),
-                |mut text, line| {
-                    writeln!(text, "{line}").expect("strings take everything");
-                    text
-                },
-            ),
         }
     }
 

@@ -87,11 +87,6 @@ impl Outcome {
     }
 }
 
-/// The path of a binary as it was built.
-pub fn program(name: &str) -> PathBuf {
-    binary(name)
-}
-
 /// `brickd` as it was built.
 pub fn brickd() -> Command {
     Command::new(binary("brickd"))
@@ -124,7 +119,8 @@ pub fn scratch_folder() -> PathBuf {
     folder
 }
 
-fn binary(name: &str) -> PathBuf {
+/// The path of a binary as it was built.
+pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = build_folder();
     BUILT.get_or_init(|| build_missing(&folder));
