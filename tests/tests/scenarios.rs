@@ -9,7 +9,7 @@ use brick_tests::sim::network::ConnectionKey;
 use brick_tests::sim::scenario::{ARBITERED, Scenario, THREEFOLD, is_error};
 use brick_tests::sim::world::World;
 use brick_wire::record::RecordKind;
-use brick_wire::{BrickIndex, BrickSet};
+use brick_wire::{BrickIndex, BrickSet, ShardIndex};
 
 fn bricks(indexes: &[u8]) -> BrickSet {
     indexes.iter().copied().map(BrickIndex).collect()
@@ -648,6 +648,40 @@ fn lease_is_waited_out_by_a_second_takeover_too() {
     scenario.until_healthy(second);
     scenario.pause(3000);
     scenario.end(second);
+}
+
+/// lease: a client stands still between its write and the answers. Somebody else takes the image and dies, both copies lose
+/// power and with it the write, and a third one reads that. The first wakes up and finds good answers: it may not believe them.
+#[test]
+fn a_client_that_stood_still_completes_no_write_on_old_answers() {
+    for seed in 0..10 {
+        let mut scenario = Scenario::seeded(&ARBITERED, seed);
+        let lease = scenario.world.config.lease.as_millis() as u64;
+        let holder = scenario.open();
+        scenario.write(holder, 0, 0);
+        scenario.try_flush(holder).unwrap();
+        let (request, tag) = scenario.begin_write(holder, 0, 0);
+        scenario.until("both copies hold it", |world| {
+            let file = world.file(ShardIndex(0));
+            world.bricks[..2].iter().all(|brick| brick.disk.read(file, 0)[0] == tag)
+        });
+        scenario.stand_still(0, 4 * lease);
+        scenario.pause(2 * lease);
+        let successor = scenario.world.open_until_served(1).unwrap();
+        scenario.world.drop_session(successor, true);
+        scenario.lose_power(0);
+        scenario.lose_power(1);
+        scenario.start(0);
+        scenario.start(1);
+        let third = scenario.world.open_until_served(2).unwrap();
+        scenario.read(third, 0, 0);
+        let answer = scenario.answer(holder, request);
+        assert!(is_error(&answer, |error| matches!(error, GroupError::Fenced { .. })), "{answer:?}");
+        scenario.world.drop_session(holder, false);
+        scenario.until_healthy(third);
+        scenario.pause(1000);
+        scenario.end(third);
+    }
 }
 
 /// replace: the arbiter's lost disk is back in place of its successor, which alone knows, beside a good copy that is away

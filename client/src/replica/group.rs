@@ -106,7 +106,9 @@ pub struct Group {
     /// The lives that the record of our predecessor named, to find copies that kept running.
     pub(super) recovered_from: Vec<brick_wire::Incarnation>,
     pub(super) renew_at: Timestamp,
-    pub(super) unverified: Vec<(OperationKey, super::read::ReadResult)>,
+    /// Reads and writes that bricks have answered, and that complete once a renewal has shown that the lease held.
+    pub(super) unverified_reads: Vec<(OperationKey, super::read::ReadResult)>,
+    pub(super) unverified_writes: BTreeSet<OperationKey>,
     pub(super) pace: Pace,
     pub(super) counters: Counters,
     pub(super) actions: VecDeque<Action>,
@@ -161,7 +163,8 @@ impl Group {
             opened_at: now,
             recovered_from: Vec::new(),
             renew_at: now,
-            unverified: Vec::new(),
+            unverified_reads: Vec::new(),
+            unverified_writes: BTreeSet::new(),
             pace: Pace::new(),
             counters: Counters::default(),
             actions: VecDeque::new(),
@@ -415,7 +418,8 @@ impl Group {
             self.actions.push_back(Action::Complete { request, result: Err(error.clone()) });
         }
         self.overlap = OverlapQueue::default();
-        self.unverified.clear();
+        self.unverified_reads.clear();
+        self.unverified_writes.clear();
         for index in 0..self.bricks.len() {
             self.bricks[index].heal = None;
             self.bricks[index].vouch = Vouch::default();

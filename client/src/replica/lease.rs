@@ -1,4 +1,4 @@
-//! The holder's side of the lease (I8): renewals, and whether a read may complete.
+//! The holder's side of the lease (I8): renewals, and whether reads and writes may complete.
 //!
 //! A renewal counts from the moment it was *sent*, and for less than the brick counts, so that the holder
 //! always stops first. A quorum must have renewed: any other session needs a promise from one of them.
@@ -94,10 +94,13 @@ impl Group {
             self.ask_for_bad_blocks(brick, core, Flags::SUSPECT);
         }
         if self.lease_holds() {
-            for (key, result) in std::mem::take(&mut self.unverified) {
+            for (key, result) in std::mem::take(&mut self.unverified_reads) {
                 if self.operations.contains_key(&key) {
                     self.complete_read(key, result);
                 }
+            }
+            for key in std::mem::take(&mut self.unverified_writes) {
+                self.drive(key);
             }
         }
     }

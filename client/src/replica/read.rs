@@ -163,7 +163,7 @@ impl Group {
                 // Not to be sent again meanwhile.
                 read.asked = Some(BrickIndex(0));
             }
-            self.unverified.push((key, result));
+            self.unverified_reads.push((key, result));
             return self.renew();
         }
         let operation = self.operations.get_mut(&key).expect("completed reads exist");

@@ -249,6 +249,12 @@ impl Group {
         let in_sync = self.in_sync();
         if refused.is_empty() {
             if self.config.is_quorum(write.applied) {
+                // The answers may have waited for a process that was paused: what they say was true once, but the copies
+                // may have served others and lost power meanwhile (rule I8).
+                if !self.lease_holds() {
+                    self.unverified_writes.insert(key);
+                    return self.renew();
+                }
                 let generation = write.generation.expect("completed writes were sent");
                 let answers = (write.waiting, write.applied);
                 self.note_vouched(key, generation, answers);

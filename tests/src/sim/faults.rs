@@ -349,6 +349,11 @@ impl World {
         // A quarter of them to twice the lease: it must not matter whether it has run out meanwhile.
         let lease = self.config.lease.as_nanos() as u64;
         let time = Duration::from_nanos(self.random.within(lease / 4..=lease * 2));
+        self.stand_still(client, time);
+    }
+
+    /// A client's process is stopped for some time.
+    pub(super) fn stand_still(&mut self, client: usize, time: Duration) {
         let now = self.agenda.now();
         self.log.line(now, format_args!("client {client}"), format_args!("stands still for {time:?}"));
         self.clients[client].paused = true;

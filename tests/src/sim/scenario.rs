@@ -157,6 +157,11 @@ impl Scenario {
         self.world.network.release(&mut self.world.agenda);
     }
 
+    /// Stops a client's process for some time; what it has sent arrives.
+    pub fn stand_still(&mut self, client: usize, milliseconds: u64) {
+        self.world.stand_still(client, Duration::from_millis(milliseconds));
+    }
+
     /// What a flush comes to.
     pub fn try_flush(&mut self, id: SessionId) -> Answer<Output> {
         let request = self.world.request(id, What::Flush);
