@@ -1,33 +1,29 @@
 //! One TCP connection to one core of a brick: hello and welcome, then frames both ways.
 //!
-//! Received payloads are slices of the receive buffer, so nothing is copied on the way to the user. A
+//! Received payloads are slices of the receive buffers ([`Incoming`]), so nothing is copied on the way to the user. A
 //! frame that can't be parsed ends the connection: the stream is out of step.
 
 use std::io;
 use std::time::Duration;
 
 use brick_wire::cursor::{Body, BodyError};
-use brick_wire::decode::{Frame, next_frame, peek_header};
+use brick_wire::decode::Frame;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
 use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::{
     BrickUuid, ConnectionGeneration, CoreIndex, FrameError, Header, Opcode, RequestId, SessionId, Status,
     VolumeUuid,
 };
-use bytes::{Bytes, BytesMut};
-use monoio::buf::IoBufMut;
-use monoio::io::{
-    AsyncWriteRent, CancelHandle, CancelableAsyncReadRent, CancelableAsyncWriteRent, Splitable,
-};
+use bytes::Bytes;
+use monoio::io::{AsyncWriteRent, CancelHandle, CancelableAsyncWriteRent, Splitable};
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
+use super::incoming::Incoming;
 use super::outbox::Outbox;
 use super::resolve;
 
 /// How long connecting and the welcome may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Bytes asked for in one receive.
-const RECEIVE_BYTES: usize = 256 * 1024;
 /// Frames handed on before others run. What they set free is on its way to the bricks while the next are looked at;
 /// otherwise all requests in flight move in step, and disks and bricks wait for the client and it for them (32 writes
 /// of 4 KiB in flight: 43 thousand a second instead of 34).
@@ -116,7 +112,7 @@ pub(crate) struct Connection {
     address: String,
     reader: TcpOwnedReadHalf,
     writer: TcpOwnedWriteHalf,
-    received: BytesMut,
+    received: Incoming,
 }
 
 impl Connection {
@@ -184,10 +180,10 @@ impl Connection {
                 }
                 Err(source) => break ConnectError::Frame { address, source },
             }
-            match receive_more(&mut reader, received, Some(&cancel)).await {
-                (Ok(0), _) => break ConnectError::Closed { address },
-                (Ok(_), buffer) => received = buffer,
-                (Err(source), _) => break ConnectError::Broken { address, source },
+            match received.receive(&mut reader, Some(&cancel)).await {
+                Ok(0) => break ConnectError::Closed { address },
+                Ok(_) => {}
+                Err(source) => break ConnectError::Broken { address, source },
             }
         };
         outbox.close();
@@ -205,12 +201,12 @@ enum Drained {
 }
 
 fn drain_frames(
-    received: &mut BytesMut,
+    received: &mut Incoming,
     outbox: &Outbox,
     receive: &mut impl FnMut(Frame),
 ) -> Result<Drained, FrameError> {
     for _ in 0..BURST_FRAMES {
-        let Some(frame) = next_frame(received)? else { return Ok(Drained::All) };
+        let Some(frame) = received.next_frame()? else { return Ok(Drained::All) };
         outbox.restore(frame.header.credits);
         receive(frame);
     }
@@ -229,16 +225,16 @@ async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectE
     let frame = Frame::new(header, hello.to_bytes(), Bytes::new()).head_bytes();
     let (result, _) = monoio::io::AsyncWriteRentExt::write_all(&mut writer, frame).await;
     result.map_err(|source| ConnectError::Broken { address: owned(), source })?;
-    let mut received = BytesMut::new();
+    let mut received = Incoming::default();
     let frame = loop {
-        let parsed = next_frame(&mut received);
+        let parsed = received.next_frame();
         if let Some(frame) = parsed.map_err(|source| ConnectError::Frame { address: owned(), source })? {
             break frame;
         }
-        match receive_more(&mut reader, received, None).await {
-            (Ok(0), _) => return Err(ConnectError::Closed { address: owned() }),
-            (Ok(_), buffer) => received = buffer,
-            (Err(source), _) => return Err(ConnectError::Broken { address: owned(), source }),
+        match received.receive(&mut reader, None).await {
+            Ok(0) => return Err(ConnectError::Closed { address: owned() }),
+            Ok(_) => {}
+            Err(source) => return Err(ConnectError::Broken { address: owned(), source }),
         }
     };
     let welcome = Welcome::from_bytes(&frame.aux)
@@ -252,24 +248,4 @@ async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectE
 /// Goes to the end of the runtime's queue: a task that wakes itself would be put in front of it.
 async fn let_others_run() {
     monoio::spawn(async {}).await;
-}
-
-/// Receives behind what is in `buffer`, which has room for the frame at its front afterwards.
-async fn receive_more(
-    reader: &mut TcpOwnedReadHalf,
-    mut buffer: BytesMut,
-    cancel: Option<&CancelHandle>,
-) -> (io::Result<usize>, BytesMut) {
-    let begun = buffer.len();
-    // Bounded by the largest frame: a header beyond the limits was refused when it was parsed.
-    let wanted = peek_header(&buffer).ok().flatten().map_or(0, |header| header.frame_bytes());
-    if buffer.capacity() - begun < RECEIVE_BYTES / 4 || buffer.capacity() < wanted {
-        buffer.reserve(RECEIVE_BYTES.max(wanted.saturating_sub(begun)));
-    }
-    let slice = buffer.slice_mut(begun..);
-    let (result, slice) = match cancel {
-        Some(cancel) => reader.cancelable_read(slice, cancel.clone()).await,
-        None => monoio::io::AsyncReadRent::read(reader, slice).await,
-    };
-    (result, slice.into_inner())
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`clock`]: the time that the core is told.
 //! - [`outbox`]: frames on their way to one core of a brick, within its credits.
+//! - [`incoming`]: what was received, and how much to ask for next.
 //! - [`connection`]: one TCP connection: hello, frames out, frames in.
 //! - [`link`]: all connections to one brick, kept up.
 //! - [`session`]: a [`Group`](crate::replica::Group) with its links and timer, as async calls.
@@ -10,6 +11,7 @@
 pub(crate) mod clock;
 pub(crate) mod connection;
 pub(crate) mod control;
+mod incoming;
 pub(crate) mod link;
 pub(crate) mod outbox;
 mod resolve;

@@ -14,19 +14,57 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
+/// What a process has in memory, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// At the moment.
+    pub now: u64,
+    /// The most it ever had.
+    pub highest: u64,
+}
+
+/// What a process has in memory.
+pub fn memory_bytes(pid: u32) -> Memory {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let kibibytes = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    };
+    Memory { now: kibibytes("VmRSS:") << 10, highest: kibibytes("VmHWM:") << 10 }
+}
+
 /// Context switches of a process so far, all threads.
 pub fn context_switches(pid: u32) -> u64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
-    let of_thread = |folder: std::path::PathBuf| {
+    threads(pid).iter().map(|thread| thread.switches).sum()
+}
+
+/// How often each of io_uring's kernel workers of a process ran: what the kernel can't do without waiting is handed
+/// ("punted") to them. By thread, because a worker that had nothing to do for 5 s is gone, and its count with it.
+pub fn worker_runs(pid: u32) -> BTreeMap<String, u64> {
+    let workers = threads(pid).into_iter().filter(|thread| thread.name.starts_with("iou-wrk"));
+    workers.map(|thread| (thread.id, thread.switches)).collect()
+}
+
+struct Thread {
+    id: String,
+    name: String,
+    switches: u64,
+}
+
+fn threads(pid: u32) -> Vec<Thread> {
+    let folders = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let of_thread = |folder: std::fs::DirEntry| {
         // A thread may have ended since it was listed.
-        let status = std::fs::read_to_string(folder.join("status")).unwrap_or_default();
+        let status = std::fs::read_to_string(folder.path().join("status")).unwrap_or_default();
+        let name = status.strip_prefix("Name:").unwrap_or_default().lines().next().unwrap_or_default();
         let counts = status.lines().filter_map(|line| {
             let (name, count) = line.split_once(':')?;
             name.ends_with("ctxt_switches").then(|| count.trim().parse::<u64>().ok())?
         });
-        counts.sum::<u64>()
+        let id = folder.file_name().to_string_lossy().into_owned();
+        Thread { id, name: name.trim().to_owned(), switches: counts.sum() }
     };
-    threads.flatten().map(|thread| of_thread(thread.path())).sum()
+    folders.flatten().map(of_thread).collect()
 }
 
 /// System calls of a process, all threads, in `period`, as strace counts them: name and number.

@@ -1,8 +1,10 @@
 //! What heal costs: bricks go away and return while an image is written, one after the other in every order.
 //!
-//! For each absence: how many different blocks were written meanwhile, how many the heal moved, how long it took from
+//! Each line of output is an object of JSON. For each absence: how many different blocks were written meanwhile, how many the heal moved, how long it took from
 //! the start of the brick's process, and what the writer felt before and during it. `scripts/bench-heal` runs this
 //! and, beside it, the same on GlusterFS.
+
+mod mixed;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,6 +32,12 @@ struct Arguments {
     /// Milliseconds that a brick stays away under load
     #[arg(long, default_value_t = 2000)]
     away_ms: u64,
+    /// Seconds of a mixed load without a heal, and as many beside heals
+    #[arg(long, default_value_t = 60)]
+    mixed_seconds: u64,
+    /// Only the cases whose name holds this: quiet, whole, mixed, or bricks, as in "D1, then A"
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// The states of the world that a write is counted under.
@@ -47,8 +55,17 @@ struct Notes {
 
 fn main() {
     let arguments = Arguments::parse();
-    println!("{}", quiet(&arguments));
-    println!("{}", whole(&arguments));
+    let is_wanted = |case: &str| case.contains(&arguments.only);
+    if is_wanted("quiet") {
+        println!("{}", quiet(&arguments));
+    }
+    if is_wanted("whole") {
+        println!("{}", whole(&arguments));
+    }
+    if is_wanted("mixed") {
+        let counted = Duration::from_secs(arguments.mixed_seconds);
+        println!("{}", mixed::mixed(arguments.size, counted, Duration::from_millis(arguments.away_ms)));
+    }
     let (one, two, arbiter) = (("D1", D1), ("D2", D2), ("A", ARBITER));
     let orders = [
         [Some(one), None],
@@ -62,10 +79,18 @@ fn main() {
         [Some(arbiter), Some(two)],
     ];
     for order in orders {
-        for line in under_load(&arguments, &order.into_iter().flatten().collect::<Vec<_>>()) {
-            println!("{line}");
+        let order: Vec<(&str, usize)> = order.into_iter().flatten().collect();
+        if is_wanted(&name_of(&order)) {
+            for line in under_load(&arguments, &order) {
+                println!("{line}");
+            }
         }
     }
+}
+
+fn name_of(order: &[(&str, usize)]) -> String {
+    let names: Vec<&str> = order.iter().map(|(name, _)| *name).collect();
+    names.join(", then ")
 }
 
 /// One data brick misses a number of random writes and returns; nobody else does anything.
@@ -157,9 +182,8 @@ fn under_load(arguments: &Arguments, order: &[(&str, usize)]) -> Vec<Value> {
             let healed = return_of(&mut cluster, *brick);
             state.store(WHOLE, Ordering::SeqCst);
             let mut notes = std::mem::take(&mut *notes.lock().expect("nobody panics with it"));
-            let names: Vec<&str> = order.iter().map(|(name, _)| *name).collect();
             lines.push(json!({
-                "case": names.join(", then "),
+                "case": name_of(order),
                 "brick": name,
                 "changed_blocks": notes.blocks[AWAY].len(),
                 "heal": healed,

@@ -1,0 +1,69 @@
+//! What I/O must not cost, counted and not timed.
+
+use std::collections::BTreeMap;
+
+use brick_tests::cluster::measure::worker_runs;
+use brick_tests::cluster::nbd::NbdClient;
+use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
+use brick_tests::cluster::{Cluster, D1, D2};
+
+/// Size of the image.
+const IMAGE_BYTES: u64 = 64 << 20;
+const REQUESTS: usize = 20_000;
+const DEPTH: usize = 16;
+/// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every few seconds.
+const WORKER_RUNS_MAX: u64 = REQUESTS as u64 / 100;
+
+/// Overwrites and reads random blocks, several at a time.
+fn use_blocks(client: &mut NbdClient, sequence: &mut Sequence) {
+    let blocks = IMAGE_BYTES / BLOCK_BYTES as u64;
+    let mut in_flight = 0;
+    for request in 0..REQUESTS {
+        let offset = sequence.draw() % blocks * BLOCK_BYTES as u64;
+        if request % 4 == 0 {
+            client.submit_read(offset, BLOCK_BYTES).expect("sent");
+        } else {
+            client.submit_write(offset, &pattern::blocks(offset, 1, 2)).expect("sent");
+        }
+        in_flight += 1;
+        if in_flight == DEPTH {
+            client.next_answer().expect("answered").1.expect("done");
+            in_flight -= 1;
+        }
+    }
+    for _ in 0..in_flight {
+        client.next_answer().expect("answered").1.expect("done");
+    }
+}
+
+/// punted I/O: an image in use for a while.
+/// Requests on blocks that exist are carried out by the disk alone: the kernel hands none to its workers, where each would
+/// cost two switches and a lock. What has to be handed over, the first write of each shard, shows that the count sees it.
+#[test]
+fn requests_on_written_blocks_are_not_punted() {
+    let mut cluster = Cluster::start();
+    cluster.create_image("vm", &IMAGE_BYTES.to_string());
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    let pids = [D1, D2].map(|brick| cluster.bricks[brick].process().pid());
+    for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
+        client.write(offset, &pattern::blocks(offset, (1 << 20) / BLOCK_BYTES, 1)).expect("written");
+    }
+    client.flush().expect("flushed");
+    let written = pids.map(worker_runs);
+    let total = |runs: &BTreeMap<String, u64>| runs.values().sum::<u64>();
+    println!(
+        "kernel workers of D1 and D2 ran {:?} times for the first writes",
+        written.each_ref().map(total)
+    );
+    assert!(written.iter().all(|runs| total(runs) > 0), "the first writes need the kernel's workers");
+    use_blocks(&mut client, &mut Sequence::new(5));
+    for (pid, written) in pids.into_iter().zip(&written) {
+        let after = worker_runs(pid);
+        let since = |(id, runs): (&String, &u64)| runs - written.get(id).unwrap_or(&0);
+        let runs: u64 = after.iter().map(since).sum();
+        println!("and {runs} times for {REQUESTS} requests on written blocks");
+        assert!(runs <= WORKER_RUNS_MAX, "{runs} of {REQUESTS} requests were punted");
+    }
+    server.close();
+}
