@@ -20,6 +20,7 @@
 mod config;
 mod driver;
 mod image;
+mod memory;
 mod name;
 pub mod replica;
 mod volume;
@@ -28,6 +29,7 @@ pub use brick_wire::Role;
 pub use config::{ConfigError, Group, Meaning, VolumeConfig};
 pub use driver::connection::ConnectError;
 pub use image::{Extent, Image, ImageError};
+pub use memory::keep_freed_memory;
 pub use name::{ImageName, NameError};
 pub use volume::{
     AgentEvent, AgentOptions, BrickHealth, BrickSpec, BrickState, BrickUsage, CreateOptions, DeclarePrice,

@@ -69,6 +69,8 @@ enum Error {
 
 fn main() -> ExitCode {
     let Command::Run(arguments) = Arguments::parse().command;
+    // As the NBD server does.
+    brick_client::keep_freed_memory();
     let filter = EnvFilter::try_from_env("BRICK_LOG").unwrap_or_else(|_| "warn,brick_perf=info".into());
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();

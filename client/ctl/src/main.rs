@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     init_log(arguments.command.log_level());
+    brick_client::keep_freed_memory();
     // Before the runtime starts any thread: blocked signals are inherited.
     signals::block();
     let mut runtime = match monoio::RuntimeBuilder::<monoio::FusionDriver>::new()

@@ -119,7 +119,8 @@ impl Bench {
     }
 
     fn counters(&self) -> Counters {
-        let of_brick = |(_, pid): &(_, u32)| (cpu_ticks(*pid) as f64 * TICK_US, context_switches(*pid) as f64);
+        let of_brick =
+            |(_, pid): &(_, u32)| (cpu_ticks(*pid) as f64 * TICK_US, context_switches(*pid) as f64);
         let loopback = "/sys/class/net/lo/statistics/rx_bytes";
         let loopback_bytes = fs::read_to_string(loopback).expect("a loopback device").trim().parse();
         Counters {
@@ -145,8 +146,11 @@ impl Bench {
 
     /// Starts to record what all processors do, for as long as a run takes.
     fn record(&self, case: Case, folder: &Path, runtime: Duration) -> Process {
-        let name: String =
-            case.to_string().chars().map(|letter| if letter.is_alphanumeric() { letter } else { '-' }).collect();
+        let name: String = case
+            .to_string()
+            .chars()
+            .map(|letter| if letter.is_alphanumeric() { letter } else { '-' })
+            .collect();
         let mut perf = Command::new("perf");
         perf.args(["record", "--all-cpus", "--call-graph", "fp", "--freq", PERF_HZ, "--output"]);
         perf.arg(folder.join(format!("{name}.perf")));
