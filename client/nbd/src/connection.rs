@@ -28,7 +28,7 @@ use crate::writer::{self, Outbox};
 /// How long a client may take from connecting to its first request phase.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests started before others run: the device has something to do while the next are looked at.
-const BURST_REQUESTS: usize = 8;
+const BURST_REQUESTS: usize = 16;
 /// Room made for each receive of the handshake; options are short.
 const HANDSHAKE_RECEIVE_BYTES: usize = 4096;
 
