@@ -24,7 +24,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the jobs of a file, one after the other, and reports what they measured
-    #[command(after_help = EXAMPLE)]
+    #[command(after_help = format!("{EXAMPLE}\n\n{}\n{}", KEYS, job::key_list()))]
     Run(RunArguments),
 }
 
@@ -138,8 +138,10 @@ Example:
   rw=randwrite
 
   $ brick-perf run randwrite.fio -v vms.toml
-  $ brick-perf run randwrite.fio -v vms.toml --output-format json | jq '.jobs[].write.iops'
+  $ brick-perf run randwrite.fio -v vms.toml --output-format json | jq '.jobs[].write.iops'";
 
-Keys: name ioengine image filename direct rw rwmixread bs size offset iodepth numjobs runtime
-time_based ramp_time randseed fsync number_ios stonewall. They mean what they mean to fio;
-any other key is an error. A second job must say stonewall, because it runs after the first.";
+const KEYS: &str = "\
+Keys mean what they mean to fio; any other key is an error. A second job must say stonewall, because it
+runs after the first. Engines are volume (an image), raw, monoio and tokio-uring (a file or block device:
+our ring, and two runtimes beside it) and nbd (uri=nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH).
+With rate or rate_iops, latencies count from the moment at which a request was due.";
