@@ -75,7 +75,7 @@ fn an_export_is_written_and_verified() {
     assert!(job["write"]["io_bytes"].as_u64().unwrap() >= 16 << 20);
     assert_eq!(count(&job, "sync"), count(&job, "write") / 256);
     // Large requests in both directions at once: neither side may wait for the other to read.
-    let job = run(directory.path(), "rw=randrw\nbs=1m\niodepth=32\nnumber_ios=300\n");
+    let job = run(directory.path(), "rw=randrw\nbs=1m\niodepth=32\nnumber_ios=300\ntime_based\nruntime=1h\n");
     assert_eq!(count(&job, "read") + count(&job, "write"), 300);
     let job = run(
         directory.path(),
