@@ -1,6 +1,8 @@
 //! A stream to an NBD server: TCP or a Unix socket.
 
 use std::io;
+use std::net::{self, Shutdown};
+use std::os::unix::net as unix;
 
 use monoio::BufResult;
 use monoio::buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut};
@@ -15,16 +17,43 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// Connects.
-pub(super) async fn connect(place: &NbdPlace) -> io::Result<Stream> {
+/// Ends a connection while others read and write it.
+#[derive(Debug)]
+pub(super) enum Closer {
+    Tcp(net::TcpStream),
+    Unix(unix::UnixStream),
+}
+
+/// Connects; within a runtime that has a ring or not.
+pub(super) fn connect(place: &NbdPlace, has_ring: bool) -> io::Result<(Stream, Closer)> {
     match place {
-        NbdPlace::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        NbdPlace::Unix(path) => of_unix(unix::UnixStream::connect(path)?, has_ring),
         NbdPlace::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let stream = net::TcpStream::connect((host.as_str(), *port))?;
             // Nagle's algorithm holds back small requests until the ones before were answered.
             stream.set_nodelay(true)?;
-            Ok(Stream::Tcp(stream))
+            // A ring waits for blocking sockets only, epoll is for those that don't block.
+            stream.set_nonblocking(!has_ring)?;
+            let closer = Closer::Tcp(stream.try_clone()?);
+            Ok((Stream::Tcp(TcpStream::from_std(stream)?), closer))
         }
+    }
+}
+
+pub(super) fn of_unix(stream: unix::UnixStream, has_ring: bool) -> io::Result<(Stream, Closer)> {
+    stream.set_nonblocking(!has_ring)?;
+    let closer = Closer::Unix(stream.try_clone()?);
+    Ok((Stream::Unix(UnixStream::from_std(stream)?), closer))
+}
+
+impl Closer {
+    /// Whoever reads or writes comes to an end; what was written still arrives.
+    pub fn close(&self) {
+        // It may be closed from the other side already, which is as good.
+        let _closed = match self {
+            Closer::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Closer::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
     }
 }
 

@@ -143,3 +143,93 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const REPLIES_MAX: usize = 64;
 /// Longest reply to an option: a message, or a string of the protocol.
 const REPLY_BYTES_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use monoio::FusionRuntime;
+
+    use super::super::connection::of_unix;
+    use super::super::start_runtime;
+    use super::*;
+
+    /// What comes of a server that says this, whatever it is asked; and what it was asked.
+    fn negotiate_with(answers: &[u8]) -> (Result<Export, HandshakeError>, Vec<u8>) {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        theirs.write_all(answers).expect("room for it");
+        theirs.shutdown(std::net::Shutdown::Write).expect("shut");
+        let mut runtime = start_runtime().expect("a runtime");
+        let has_ring = matches!(runtime, FusionRuntime::Uring(_));
+        let result = runtime.block_on(async {
+            let (mut stream, _closer) = of_unix(ours, has_ring).expect("a stream");
+            negotiate(&mut stream, "vm1").await
+        });
+        drop(runtime);
+        let mut asked = Vec::new();
+        // A socket that is closed with unread answers in it says so behind what was sent.
+        let _reset = theirs.read_to_end(&mut asked);
+        (result, asked)
+    }
+
+    fn greeting(flags: u16) -> Vec<u8> {
+        [&b"NBDMAGICIHAVEOPT"[..], &flags.to_be_bytes()].concat()
+    }
+
+    fn reply(code: u32, data: &[u8]) -> Vec<u8> {
+        let numbers = [option_code::GO, code, data.len() as u32].map(u32::to_be_bytes);
+        [&OPTION_REPLY_MAGIC.to_be_bytes()[..], &numbers.concat(), data].concat()
+    }
+
+    /// Information about an export of 1 MiB that is read-only and knows flush.
+    fn export() -> Vec<u8> {
+        reply(option_reply::INFO, &[0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0b0111])
+    }
+
+    #[test]
+    fn an_export_is_described() {
+        let sizes = reply(option_reply::INFO, &[0, 3, 0, 0, 2, 0, 0, 0, 16, 0, 0, 1, 0, 0]);
+        let name = reply(option_reply::INFO, b"\0\x01vm1");
+        let ack = reply(option_reply::ACK, &[]);
+        let (result, asked) = negotiate_with(&[greeting(3), export(), sizes, name, ack.clone()].concat());
+        let expected = Export {
+            size_bytes: 1 << 20,
+            read_only: true,
+            flushes: true,
+            block_bytes_min: 512,
+            payload_bytes_max: 65_536,
+        };
+        assert_eq!(result.expect("an export"), expected);
+        let expected = b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0b\0\0\0\x03vm1\0\x01\0\x03";
+        assert_eq!(asked, expected, "client flags, then GO with a name and one wish");
+
+        let (result, asked) = negotiate_with(&[greeting(1), export(), ack].concat());
+        let export = result.expect("an export");
+        assert_eq!((export.block_bytes_min, export.payload_bytes_max), (1, PAYLOAD_BYTES_MAX));
+        assert_eq!(asked[..4], [0, 0, 0, 1], "no flag that the server doesn't know");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let refusal = reply(option_reply::ERR_UNKNOWN, b"no such\nexport");
+        let long =
+            [&OPTION_REPLY_MAGIC.to_be_bytes()[..], &[0, 0, 0, 7, 0, 0, 0, 3, 255, 255, 255, 255]].concat();
+        for (answers, expected) in [
+            (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "it isn't an NBD server"),
+            (greeting(0), "too old for fixed newstyle"),
+            (greeting(1)[..10].to_vec(), "the handshake failed: "),
+            ([greeting(1), refusal].concat(), "it refuses export \"vm1\": no such export (reply 0x80000006)"),
+            ([greeting(1), reply(option_reply::ERR_UNSUP, &[])].concat(), "it doesn't say why"),
+            (
+                [greeting(1), reply(option_reply::ACK, &[])].concat(),
+                "replies that the protocol doesn't allow",
+            ),
+            ([greeting(1), long].concat(), "replies that the protocol doesn't allow"),
+            ([greeting(1), export().repeat(REPLIES_MAX)].concat(), "replies that the protocol doesn't allow"),
+        ] {
+            let error = negotiate_with(&answers).0.expect_err("no export").to_string();
+            assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+        }
+    }
+}

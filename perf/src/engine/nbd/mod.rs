@@ -16,7 +16,7 @@ use std::io;
 use monoio::FusionRuntime;
 use monoio::io::{OwnedReadHalf, OwnedWriteHalf, Splitable};
 
-use self::connection::Stream;
+use self::connection::{Closer, Stream};
 use self::handshake::Export;
 use self::session::Session;
 use super::volume::{Runtime, start_runtime};
@@ -29,11 +29,17 @@ use crate::pattern::Kind;
 pub struct NbdEngine {
     runtime: Runtime,
     /// `None` once a job ran over it.
-    halves: Option<(OwnedReadHalf<Stream>, OwnedWriteHalf<Stream>)>,
+    connection: Option<Connection>,
     export: Export,
     place: String,
     block_bytes_max: usize,
     seed: u64,
+}
+
+struct Connection {
+    reader: OwnedReadHalf<Stream>,
+    writer: OwnedWriteHalf<Stream>,
+    closer: Closer,
 }
 
 /// Why an export can't be used, or failed.
@@ -120,17 +126,20 @@ impl NbdEngine {
     pub fn open(job: &Job, uri: &NbdUri) -> Result<NbdEngine, NbdError> {
         let place = uri.place.to_string();
         let mut runtime = start_runtime().map_err(NbdError::Runtime)?;
-        let (stream, export) = runtime.block_on(async {
-            let connected = connection::connect(&uri.place).await;
-            let mut stream =
-                connected.map_err(|source| NbdError::Connect { place: place.clone(), source })?;
-            let export = handshake::negotiate(&mut stream, &uri.export).await;
-            Ok((stream, export.map_err(|reason| NbdError::Handshake { place: place.clone(), reason })?))
+        let has_ring = matches!(runtime, FusionRuntime::Uring(_));
+        let (stream, closer, export) = runtime.block_on(async {
+            let (mut stream, closer) = connection::connect(&uri.place, has_ring)
+                .map_err(|source| NbdError::Connect { place: place.clone(), source })?;
+            let export = handshake::negotiate(&mut stream, &uri.export)
+                .await
+                .map_err(|reason| NbdError::Handshake { place: place.clone(), reason })?;
+            Ok((stream, closer, export))
         })?;
         check(job, &export, &place)?;
         let block_bytes_max = job.block_bytes_max as usize;
-        let halves = Some(stream.into_split());
-        Ok(NbdEngine { runtime, halves, export, place, block_bytes_max, seed: job.seed })
+        let (reader, writer) = stream.into_split();
+        let connection = Some(Connection { reader, writer, closer });
+        Ok(NbdEngine { runtime, connection, export, place, block_bytes_max, seed: job.seed })
     }
 }
 
@@ -161,8 +170,8 @@ impl Engine for NbdEngine {
 
     fn run(&mut self, meter: Meter) -> Result<Meter, EngineError> {
         let has_ring = matches!(self.runtime, FusionRuntime::Uring(_));
-        let (reader, writer) = self.halves.take().expect("an engine runs one job");
-        let session = Session::new(meter, self.place.clone(), self.block_bytes_max, self.seed);
+        let Connection { reader, writer, closer } = self.connection.take().expect("an engine runs one job");
+        let session = Session::new(meter, closer, self.place.clone(), self.block_bytes_max, self.seed);
         Ok(self.runtime.block_on(session.run(reader, writer, has_ring))?)
     }
 

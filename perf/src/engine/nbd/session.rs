@@ -11,11 +11,11 @@ use brick_nbd::protocol::RequestHeader;
 use brick_nbd::protocol::constants::command;
 use bytes::BytesMut;
 use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
+use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 use super::NbdError;
-use super::connection::Stream;
+use super::connection::{Closer, Stream};
 use super::replies::{OutOfStep, Replies};
 use crate::engine::timer::Timer;
 use crate::load::{Next, Started};
@@ -36,6 +36,7 @@ pub(super) struct Session {
 /// Never borrowed across an await.
 struct State {
     meter: Meter,
+    closer: Closer,
     place: String,
     slots: Vec<Option<Started>>,
     free: Vec<u32>,
@@ -51,12 +52,19 @@ struct State {
 }
 
 impl Session {
-    pub fn new(meter: Meter, place: String, block_bytes_max: usize, seed: u64) -> Rc<Session> {
+    pub fn new(
+        meter: Meter,
+        closer: Closer,
+        place: String,
+        block_bytes_max: usize,
+        seed: u64,
+    ) -> Rc<Session> {
         let depth = meter.depth();
         let mut random = vec![0; block_bytes_max + depth as usize * SLOT_STEP_BYTES];
         Random::new(seed).fill(&mut random);
         let state = State {
             meter,
+            closer,
             place,
             slots: vec![None; depth as usize],
             free: (0..depth).rev().collect(),
@@ -87,8 +95,9 @@ impl Session {
         self.start_requests(&timer).await;
         self.state.borrow_mut().leave();
         self.output.notify_one();
-        // The server hangs up when it was left, and so do we when it is gone: both come to an end.
         writing.await;
+        // Everything was answered; nobody waits for a server that doesn't hang up.
+        self.state.borrow().closer.close();
         reading.await;
         let Session { state, .. } = Rc::into_inner(self).expect("the tasks are gone");
         let State { meter, failure, .. } = state.into_inner();
@@ -138,8 +147,6 @@ impl Session {
                 self.output.notified().await;
             }
         }
-        // It is gone, or was left politely.
-        let _shut = writer.shutdown().await;
     }
 
     /// Takes replies until the server hangs up.
@@ -255,6 +262,8 @@ impl State {
         self.broken = true;
         self.ends = true;
         self.output.clear();
+        // Whoever still reads or writes would wait for ever.
+        self.closer.close();
     }
 }
 
