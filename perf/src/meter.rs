@@ -52,6 +52,7 @@ impl Meter {
         if self.load.is_measuring() && self.usage_before.is_none() {
             self.usage_before = Some(Usage::now());
         }
+        self.note_end();
         next
     }
 
@@ -74,9 +75,7 @@ impl Meter {
     pub fn complete(&mut self, started: Started, content: &[u8]) {
         let now_ns = self.now_ns();
         self.load.handle_completion(started, content, now_ns);
-        if self.usage_after.is_none() && self.load.is_measured() {
-            self.usage_after = Some(Usage::now());
-        }
+        self.note_end();
     }
 
     /// Starts nothing more: something failed.
@@ -89,7 +88,7 @@ impl Meter {
         self.load.failure()
     }
 
-    /// What was measured. To be called when the last request completed, before anything is closed.
+    /// What was measured. To be called when the last request completed.
     pub fn finish(self) -> io::Result<Measured> {
         Meter::finish_all(vec![self])
     }
@@ -116,6 +115,12 @@ impl Meter {
             _ => Usage::default(),
         };
         Ok(Measured { elapsed_ns: span.map_or(0, |(first, last)| last - first), stats, usage })
+    }
+
+    fn note_end(&mut self) {
+        if self.usage_after.is_none() && self.load.is_measured() {
+            self.usage_after = Some(Usage::now());
+        }
     }
 
     fn now_ns(&self) -> u64 {

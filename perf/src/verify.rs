@@ -12,7 +12,7 @@
 //!
 //! For that, a note is kept of each unit: the stamp of its last write, and whether it is in flight. Writes that
 //! overlap one in flight have to wait, because nobody can say what is to be found after both (fio's
-//! `serialize_overlap`; without it, fio reports such blocks as errors).
+//! `serialize_overlap`; without it, fio may report such blocks as errors).
 
 use crc_fast::{CrcAlgorithm, Digest};
 

@@ -28,8 +28,8 @@ pub trait Engine {
 
     /// Keeps the meter's depth of requests in flight as far as it gives them, sleeps while it says that
     /// nothing is due, and returns it when the last request completed. Blocks of writes are prepared by the
-    /// meter, and contents of reads are shown to it. After the first error nothing is started any more, and the error is returned once
-    /// nothing is in flight.
+    /// meter, and contents of reads are shown to it. After the first error nothing is started any more, and
+    /// the error is returned once nothing is in flight.
     fn run(&mut self, meter: Meter) -> Result<Meter, EngineError>;
 
     /// Gives the target back.

@@ -196,7 +196,7 @@ proptest! {
                 }
                 count += 1;
             };
-            prop_assert_eq!(count, u128::from(now_ns + 1) .saturating_mul(u128::from(rate)).div_ceil(1_000_000_000));
+            prop_assert_eq!(count, u128::from(now_ns + 1).saturating_mul(u128::from(rate)).div_ceil(1_000_000_000));
             prop_assert!(at_ns > now_ns);
             now_ns += step_ns;
         }
@@ -206,7 +206,8 @@ proptest! {
     /// flipped bit isn't.
     #[test]
     fn verification_finds_what_is_wrong_and_nothing_else(
-        rw in proptest::sample::select(vec!["write", "randwrite", "randrw"]), sizes in proptest::sample::select(vec!["bs=512", "bsrange=512-2k", "bssplit=512/50:4k/50"]),
+        rw in proptest::sample::select(vec!["write", "randwrite", "randrw"]),
+        sizes in proptest::sample::select(vec!["bs=512", "bsrange=512-2k", "bssplit=512/50:4k/50"]),
         depth in 1usize..8, seed: u64, harm: bool,
     ) {
         let text = format!("rw={rw}\n{sizes}\niodepth={depth}\nrandseed={seed}\nverify=crc32c\nnumber_ios=100");

@@ -116,7 +116,8 @@ proptest! {
     ) {
         let (size, end) = (units * 4096, 4096 + units * 4096);
         let job = job(&format!(
-            "rw={rw}\nbssplit=4k/50:32k/50,8k/20:4k/80\noffset=4k\nsize={size}\nrandseed={seed}\npercentage_random={percent}"
+            "rw={rw}\nbssplit=4k/50:32k/50,8k/20:4k/80\noffset=4k\nsize={size}\nrandseed={seed}\n\
+             percentage_random={percent}"
         ));
         for Request { kind, offset_bytes, length_bytes } in requests(&job, end, 500) {
             prop_assert!(offset_bytes >= 4096 && offset_bytes + length_bytes <= end && length_bytes > 0);

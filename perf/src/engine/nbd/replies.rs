@@ -93,7 +93,8 @@ mod tests {
         /// However the network cuts the stream.
         #[test]
         fn every_reply_comes_out_whole(
-            payloads in proptest::collection::vec(0usize..5000, 0..200), cuts in proptest::collection::vec(1usize..300_000, 1..20),
+            payloads in proptest::collection::vec(0usize..5000, 0..200),
+            cuts in proptest::collection::vec(1usize..300_000, 1..20),
         ) {
             let mut stream = Vec::new();
             let mut expected = Vec::new();
