@@ -1,9 +1,9 @@
 //! `brick-perf`: fio-style load on files and replicated volumes.
 //!
 //! The life of a run as modules: [`job`] reads the job file; [`pattern`] says which block comes next and
-//! [`load`] when, both without clock or target; an [`engine`] carries requests to a target and works off a
-//! [`meter`], which adds the clock; [`report`] prints what [`stats`] and [`usage`] hold. [`runner`] puts
-//! them together for one job.
+//! [`load`] when, both without clock or target; [`verify`] says what blocks hold; an [`engine`] carries
+//! requests to a target and works off a [`meter`], which adds the clock; [`report`] prints what [`stats`]
+//! and [`usage`] hold. [`runner`] puts them together for one job.
 
 #![deny(missing_docs)]
 
@@ -17,3 +17,4 @@ pub mod report;
 pub mod runner;
 pub mod stats;
 pub mod usage;
+pub mod verify;

@@ -24,7 +24,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the jobs of a file, one after the other, and reports what they measured
-    #[command(after_help = EXAMPLE)]
+    #[command(after_help = format!("{EXAMPLE}\n\n{KEYS}\n{}", job::key_list()))]
     Run(RunArguments),
 }
 
@@ -140,8 +140,12 @@ Example:
   rw=randwrite
 
   $ brick-perf run randwrite.fio -v vms.toml
-  $ brick-perf run randwrite.fio -v vms.toml --output-format json | jq '.jobs[].write.iops'
+  $ brick-perf run randwrite.fio -v vms.toml --output-format json | jq '.jobs[].write.iops'";
 
-Keys: name ioengine image filename direct rw rwmixread bs size offset iodepth numjobs runtime
-time_based ramp_time randseed fsync number_ios stonewall. They mean what they mean to fio;
-any other key is an error. A second job must say stonewall, because it runs after the first.";
+const KEYS: &str = "\
+Keys mean what they mean to fio; any other key is an error. A second job must say stonewall,
+because it runs after the first. Engines: volume (an image); raw, monoio, tokio-uring (a file or
+block device, through a ring of our own or through one of these runtimes); nbd (a server, with
+uri=nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH). With rate or rate_iops, latencies
+count from the moment at which a request was due.
+";

@@ -26,10 +26,17 @@ impl Stats {
         let series = match request.kind {
             Kind::Read => &mut self.read,
             Kind::Write => &mut self.write,
-            Kind::Sync => &mut self.sync,
+            Kind::Sync | Kind::DataSync => &mut self.sync,
         };
         series.bytes += request.length_bytes;
         series.latencies_ns.saturating_record(latency_ns);
+    }
+
+    /// Adds what somebody else counted.
+    pub fn merge(&mut self, other: &Stats) {
+        self.read.merge(&other.read);
+        self.write.merge(&other.write);
+        self.sync.merge(&other.sync);
     }
 }
 
@@ -52,6 +59,11 @@ impl Series {
         Series { bytes: 0, latencies_ns: latencies_ns.expect("constant bounds that are in order") }
     }
 
+    fn merge(&mut self, other: &Series) {
+        self.bytes += other.bytes;
+        self.latencies_ns.add(&other.latencies_ns).expect("the same constant bounds");
+    }
+
     /// How many.
     pub fn requests(&self) -> u64 {
         self.latencies_ns.len()
@@ -62,7 +74,8 @@ impl Series {
         self.bytes
     }
 
-    /// From handing a request to the engine until its completion was seen, nanoseconds.
+    /// From handing a request to the engine, or from when it was due, until its completion was seen,
+    /// nanoseconds.
     pub fn latencies_ns(&self) -> &Histogram<u64> {
         &self.latencies_ns
     }
@@ -89,5 +102,8 @@ mod tests {
         assert_eq!(counts, [(1, 4096), (2, 1024), (1, 0)]);
         assert!(stats.read.latencies_ns().max().abs_diff(1000) <= 1);
         assert!(stats.write.latencies_ns().max() >= LATENCY_NS_MAX, "too long is recorded as the longest");
+        let mut twice = stats.clone();
+        twice.merge(&stats);
+        assert_eq!((twice.write.requests(), twice.write.bytes(), twice.sync.requests()), (4, 2048, 2));
     }
 }

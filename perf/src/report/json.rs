@@ -103,6 +103,8 @@ struct Extra {
     cpu_ns_per_io: f64,
     voluntary_ctx: u64,
     involuntary_ctx: u64,
+    /// Latencies count from when a request was due, not from when it was started.
+    latency_from_due: bool,
 }
 
 fn job(index: usize, outcome: &Outcome) -> JobObject<'_> {
@@ -132,6 +134,7 @@ fn job(index: usize, outcome: &Outcome) -> JobObject<'_> {
             cpu_ns_per_io: (usage.user + usage.system).as_nanos() as f64 / requests.max(1) as f64,
             voluntary_ctx: usage.voluntary_switches,
             involuntary_ctx: usage.involuntary_switches,
+            latency_from_due: outcome.job.rates.is_limited(),
         },
     }
 }

@@ -5,6 +5,8 @@
 
 mod bricks;
 mod commands;
+mod engines;
+mod nbd;
 mod reports;
 mod volume;
 
