@@ -4,6 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::load::{Load, Started};
+use crate::record::Recorder;
 use crate::stats::Stats;
 use crate::usage::Usage;
 
@@ -14,6 +15,7 @@ pub struct Meter {
     start: Instant,
     /// When the ramp was over.
     usage_before: Option<io::Result<Usage>>,
+    recorder: Option<Recorder>,
 }
 
 /// What a job did.
@@ -30,7 +32,12 @@ pub struct Measured {
 impl Meter {
     /// Starts now.
     pub fn start(load: Load) -> Meter {
-        Meter { load, start: Instant::now(), usage_before: None }
+        Meter { load, start: Instant::now(), usage_before: None, recorder: None }
+    }
+
+    /// Tells a recorder of each request that counts.
+    pub fn recorded_by(self, recorder: Recorder) -> Meter {
+        Meter { recorder: Some(recorder), ..self }
     }
 
     /// How many requests to keep in flight.
@@ -50,6 +57,9 @@ impl Meter {
     /// A request completed well.
     pub fn complete(&mut self, started: Started) {
         let now_ns = self.now_ns();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&started, now_ns);
+        }
         self.load.handle_completion(started, now_ns);
     }
 

@@ -9,14 +9,17 @@ use crate::job::Job;
 use crate::load::Load;
 use crate::meter::{Measured, Meter};
 use crate::pattern::{Region, RegionError};
+use crate::record::{Recorded, Recording};
 
 /// A job that ran.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// What was asked.
     pub job: Job,
     /// What was measured.
     pub measured: Measured,
+    /// What was recorded on the way.
+    pub recorded: Recorded,
     /// When it ended, milliseconds since 1970.
     pub ended_unix_ms: u64,
 }
@@ -46,18 +49,21 @@ pub enum RunProblem {
 }
 
 /// Runs a job. The volume file is needed by jobs on images.
-pub fn run(job: Job, volume_file: Option<&Path>) -> Result<Outcome, RunError> {
-    match measure(&job, volume_file) {
-        Ok(measured) => Ok(Outcome { job, measured, ended_unix_ms: unix_ms() }),
+pub fn run(job: Job, volume_file: Option<&Path>, recording: Recording) -> Result<Outcome, RunError> {
+    let measured = measure(&job, volume_file, &recording);
+    // In any case: it holds the terminal's line.
+    let recorded = recording.finish();
+    match measured {
+        Ok(measured) => Ok(Outcome { job, measured, recorded, ended_unix_ms: unix_ms() }),
         Err(source) => Err(RunError { job: job.name, source }),
     }
 }
 
-fn measure(job: &Job, volume_file: Option<&Path>) -> Result<Measured, RunProblem> {
+fn measure(job: &Job, volume_file: Option<&Path>, recording: &Recording) -> Result<Measured, RunProblem> {
     let mut engine = engine::open(job, volume_file)?;
     let outcome = match Region::new(job, engine.target_bytes()) {
         Ok(region) => engine
-            .run(Meter::start(Load::new(job, region)))
+            .run(Meter::start(Load::new(job, region)).recorded_by(recording.recorder()))
             .map_err(RunProblem::Engine)
             .and_then(|meter| meter.finish().map_err(RunProblem::Usage)),
         Err(error) => Err(error.into()),
