@@ -53,11 +53,16 @@ impl Collector {
             is_over = has_hung_up(stopped, BEGIN_POLL);
         };
         let mut intervals = log.as_mut().map(|log| log.begin(began.instant));
-        while !is_over {
-            let boundary = Duration::from_nanos(self.taken_ns) + INTERVAL;
-            is_over = has_hung_up(stopped, boundary.saturating_sub(began.instant.elapsed()));
-            let now_ns = began.instant.elapsed().as_nanos() as u64;
-            self.take(if is_over { self.ended_ns(began) } else { now_ns }, intervals.as_mut());
+        loop {
+            if !is_over {
+                let boundary = Duration::from_nanos(self.taken_ns) + INTERVAL;
+                is_over = has_hung_up(stopped, boundary.saturating_sub(began.instant.elapsed()));
+            }
+            if is_over {
+                self.take(self.ended_ns(began), intervals.as_mut());
+                break;
+            }
+            self.take(began.instant.elapsed().as_nanos() as u64, intervals.as_mut());
         }
         drop(intervals);
         self.finish(log)

@@ -1,6 +1,6 @@
 //! The line that says how a job goes: drawn over and over on a terminal, or printed once a second.
 //!
-//!     randwrite: 4/10 s, write 16.3k IOPS 63.7MiB/s, p99 4.12ms
+//! `randwrite: 4/10 s, write 16.3k IOPS 63.7MiB/s, p99 4.12ms`
 //!
 //! Rates are those of the last second, the percentile is of everything so far.
 

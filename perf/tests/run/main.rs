@@ -5,6 +5,8 @@
 
 mod bricks;
 mod commands;
+mod comparison;
+mod logs;
 mod reports;
 mod volume;
 

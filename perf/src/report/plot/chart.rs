@@ -54,10 +54,10 @@ fn percentiles<B: DrawingBackend>(surface: &Surface<B>, curves: &[Curve]) -> Res
         .configure_mesh()
         .label_style(small())
         .bold_line_style(GRID)
-        .light_line_style(WHITE)
+        .light_line_style(LIGHT_GRID)
         .axis_style(AXIS)
         .x_label_formatter(&|nines| percent_text(*nines))
-        .y_label_formatter(&|us| time(us * 1000.0))
+        .y_label_formatter(&|us| time(us * 1000.0).replace(".00", "").replace(".0", ""))
         .draw()
         .map_err(failed)?;
     for (index, curve) in curves.iter().enumerate() {
@@ -81,7 +81,7 @@ fn rates<B: DrawingBackend>(surface: &Surface<B>, curves: &[Curve]) -> Result<()
         .configure_mesh()
         .label_style(small())
         .bold_line_style(GRID)
-        .light_line_style(WHITE)
+        .light_line_style(LIGHT_GRID)
         .axis_style(AXIS)
         .x_label_formatter(&|time_s| format!("{time_s} s"))
         .y_label_formatter(&|rate| if is_bulk { binary(*rate) } else { decimal(*rate) })
@@ -112,8 +112,10 @@ fn legend<B: DrawingBackend>(surface: &Surface<B>, curves: &[Curve]) -> Result<(
 fn builder<'a, 'b, B: DrawingBackend>(surface: &'a Surface<B>, title: &str) -> ChartBuilder<'a, 'b, B> {
     let mut builder = ChartBuilder::on(surface);
     builder
-        .caption(title, (FONT, 15))
+        .caption(title, (FONT, 18))
         .margin(MARGIN_PX)
+        // Half of the last mark's label.
+        .margin_right(RIGHT_PX)
         .x_label_area_size(X_LABELS_PX)
         .y_label_area_size(LABELS_PX);
     builder
@@ -152,7 +154,7 @@ fn charts_px(curves: &[Curve]) -> u32 {
 }
 
 fn small() -> TextStyle<'static> {
-    (FONT, 12).into_font().into()
+    (FONT, 14).into_font().into()
 }
 
 fn stroke(index: usize) -> ShapeStyle {
@@ -177,11 +179,13 @@ const AXIS_PERCENTILES: [f64; 8] = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 
 const TIME_AXIS_MIN: f64 = 0.001;
 const CHART_PX: u32 = 320;
 const MARGIN_PX: u32 = 12;
+const RIGHT_PX: u32 = 36;
 const LABELS_PX: u32 = 64;
 const X_LABELS_PX: u32 = 28;
 const LEGEND_COLUMNS: u32 = 2;
-const LEGEND_LINE_PX: u32 = 18;
-const GRID: RGBColor = RGBColor(224, 224, 224);
+const LEGEND_LINE_PX: u32 = 20;
+const GRID: RGBColor = RGBColor(215, 215, 215);
+const LIGHT_GRID: RGBColor = RGBColor(242, 242, 242);
 const AXIS: RGBColor = RGBColor(120, 120, 120);
 /// Told apart by most eyes; then they start over.
 const COLOURS: [RGBColor; 8] = [

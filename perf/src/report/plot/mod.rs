@@ -1,6 +1,6 @@
 //! Reports as a picture: latencies by percentile above, rates over time below.
 //!
-//! [`curves`] are what is drawn, [`chart`] draws them on whatever takes lines and letters; here that becomes a
+//! `curves` are what is drawn, `chart` draws them on whatever takes lines and letters; here that becomes a
 //! file. Letters come from a font within this binary, so that a picture needs nothing of the machine.
 
 mod chart;
