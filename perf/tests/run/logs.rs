@@ -5,8 +5,10 @@ use std::fs;
 use crate::{brick_perf, directory, report};
 
 const JOBS: &str = "[global]\nioengine=raw\nfilename=f\nsize=1m\niodepth=4\n\
-                    [mix.ed]\nrw=randrw\nfsync=8\n[w, x]\nstonewall\nrw=write\n";
+                    [mix.ed]\nrw=randrw\nfsync=8\n[w, x]\nstonewall\nrw=write\n\
+                    [ramp]\nstonewall\nrw=randread\ntime_based\nruntime=20ms\nramp_time=20ms\n";
 
+/// Each that counts: those of the ramp have none.
 #[test]
 fn each_request_has_a_line() {
     let directory = directory();
@@ -45,7 +47,7 @@ fn each_second_has_a_histogram() {
         let line = line.unwrap_or_else(|| panic!("{tag} is not in\n{log}"));
         assert!(line.split(',').nth(4).is_some_and(|histogram| histogram.starts_with("HISTFAA")), "{line}");
     }
-    assert_eq!(log.matches("#[StartTime: ").count(), 2, "{log}");
+    assert_eq!(log.matches("#[StartTime: ").count(), 3, "{log}");
 }
 
 #[test]
