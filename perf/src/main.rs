@@ -25,7 +25,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the jobs of a file, one after the other, and reports what they measured
-    #[command(after_help = run::EXAMPLE)]
+    #[command(after_help = run::help())]
     Run(RunArguments),
     /// Says what changed from one report to another
     #[command(after_help = compare::EXAMPLE)]

@@ -25,8 +25,13 @@ impl Random {
 
     /// True `percent` times in a hundred.
     pub fn percent(&mut self, percent: u8) -> bool {
-        // The high half of a product spreads 64 bits over 100 without a modulo's bias.
-        (u128::from(self.next_u64()) * 100) >> 64 < u128::from(percent)
+        self.below(100) < u64::from(percent)
+    }
+
+    /// A number below a count.
+    pub fn below(&mut self, count: u64) -> u64 {
+        // The high half of a product spreads 64 bits over the count without a modulo's bias.
+        ((u128::from(self.next_u64()) * u128::from(count)) >> 64) as u64
     }
 
     /// Fills memory with bytes that no device compresses.

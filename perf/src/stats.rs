@@ -26,7 +26,7 @@ impl Stats {
         let series = match request.kind {
             Kind::Read => &mut self.read,
             Kind::Write => &mut self.write,
-            Kind::Sync => &mut self.sync,
+            Kind::Sync | Kind::DataSync => &mut self.sync,
         };
         series.bytes += request.length_bytes;
         series.latencies_ns.saturating_record(latency_ns);
@@ -95,7 +95,8 @@ impl Series {
         self.bytes
     }
 
-    /// From handing a request to the engine until its completion was seen, nanoseconds.
+    /// From handing a request to the engine, or from when it was due, until its completion was seen,
+    /// nanoseconds.
     pub fn latencies_ns(&self) -> &Histogram<u64> {
         &self.latencies_ns
     }

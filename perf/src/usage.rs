@@ -41,6 +41,16 @@ impl Usage {
         })
     }
 
+    /// The earlier of two moments of one process, whose charges only grow.
+    pub fn min(&self, other: &Usage) -> Usage {
+        if self.total() <= other.total() { *self } else { *other }
+    }
+
+    /// The later of two moments of one process.
+    pub fn max(&self, other: &Usage) -> Usage {
+        if self.total() <= other.total() { *other } else { *self }
+    }
+
     /// From an earlier moment to this one.
     pub fn since(&self, earlier: &Usage) -> Usage {
         Usage {
@@ -51,6 +61,11 @@ impl Usage {
             major_faults: self.major_faults.saturating_sub(earlier.major_faults),
             minor_faults: self.minor_faults.saturating_sub(earlier.minor_faults),
         }
+    }
+
+    fn total(&self) -> (Duration, u64) {
+        let events = self.voluntary_switches + self.involuntary_switches;
+        (self.user + self.system, events + self.major_faults + self.minor_faults)
     }
 }
 

@@ -73,6 +73,11 @@ pub enum Error {
     Write { path: PathBuf, source: io::Error },
 }
 
+/// What stands under the options.
+pub fn help() -> String {
+    format!("{EXAMPLE}\n\n{KEYS}\n{}", job::key_list())
+}
+
 pub fn run(arguments: &RunArguments) -> Result<(), Error> {
     let jobs = read_jobs(&arguments.job_file)?;
     // Before the jobs: nobody wants to learn afterwards that there is no place for the result.
@@ -180,7 +185,7 @@ fn failed(path: &Path, source: io::Error) -> Error {
     RecordError::Write { path: path.to_owned(), source }.into()
 }
 
-pub const EXAMPLE: &str = "\
+const EXAMPLE: &str = "\
 Example:
   $ cat randwrite.fio
   [global]
@@ -196,8 +201,12 @@ Example:
 
   $ brick-perf run randwrite.fio -v vms.toml
   $ brick-perf run randwrite.fio -v vms.toml --output-format json | jq '.jobs[].write.iops'
-  $ brick-perf run randwrite.fio -v vms.toml --latency-log each --hdr-log seconds.hlog
+  $ brick-perf run randwrite.fio -v vms.toml --latency-log each --hdr-log seconds.hlog";
 
-Keys: name ioengine image filename direct rw rwmixread bs size offset iodepth numjobs runtime
-time_based ramp_time randseed fsync number_ios stonewall. They mean what they mean to fio;
-any other key is an error. A second job must say stonewall, because it runs after the first.";
+const KEYS: &str = "\
+Keys mean what they mean to fio; any other key is an error. A second job must say stonewall,
+because it runs after the first. Engines: volume (an image); raw, monoio, tokio-uring (a file or
+block device, through a ring of our own or through one of these runtimes); nbd (a server, with
+uri=nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH). With rate or rate_iops, latencies
+count from the moment at which a request was due.
+";

@@ -3,18 +3,20 @@
 //! One task per request in flight, all on one thread, as every front end of ours does it. Writes share
 //! their memory with the client (`Bytes`), so nothing is copied that a front end wouldn't copy.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 use brick_client::{Image, ImageError, ImageName, OpenOptions, Volume, VolumeConfig, VolumeError};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use monoio::{FusionDriver, FusionRuntime, RuntimeBuilder};
 
+use super::crew::Crew;
+use super::timer::Timer;
 use super::{Engine, EngineError};
 use crate::job::Job;
+use crate::load::Started;
 use crate::meter::Meter;
 use crate::pattern::{Kind, Request};
 use crate::random::Random;
@@ -27,7 +29,7 @@ pub struct VolumeEngine {
     blocks: Vec<Bytes>,
 }
 
-type Runtime = FusionRuntime<
+pub(super) type Runtime = FusionRuntime<
     monoio::time::TimeDriver<monoio::IoUringDriver>,
     monoio::time::TimeDriver<monoio::LegacyDriver>,
 >;
@@ -41,6 +43,9 @@ pub enum VolumeEngineError {
     /// The runtime.
     #[error("can't start the I/O runtime: {0}; is the locked-memory limit too low?")]
     Runtime(io::Error),
+    /// The clock for requests that are due.
+    #[error("can't wait for the next request: {0}")]
+    Timer(io::Error),
     /// The volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -62,16 +67,12 @@ impl VolumeEngine {
         let file = file.ok_or(VolumeEngineError::NoVolumeFile)?;
         let config = VolumeConfig::load(file).map_err(VolumeError::from)?;
         let volume = Volume::new(config, &format!("brick-perf (pid {})", std::process::id()));
-        let mut runtime = RuntimeBuilder::<FusionDriver>::new()
-            .with_entries(RING_ENTRIES)
-            .enable_timer()
-            .build()
-            .map_err(VolumeEngineError::Runtime)?;
+        let mut runtime = start_runtime().map_err(VolumeEngineError::Runtime)?;
         let options = OpenOptions { read_only: !job.writes(), ..OpenOptions::default() };
         let image = runtime.block_on(volume.open_image(name, options))?;
         let mut random = Random::new(job.seed);
         let mut random_block = || {
-            let mut block = vec![0; job.block_bytes as usize];
+            let mut block = vec![0; job.block_bytes_max as usize];
             random.fill(&mut block);
             Bytes::from(block)
         };
@@ -87,19 +88,22 @@ impl Engine for VolumeEngine {
 
     fn run(&mut self, meter: Meter) -> Result<Meter, EngineError> {
         assert_eq!(meter.depth() as usize, self.blocks.len(), "opened for the same job");
-        let shared = Rc::new(RefCell::new(Shared { meter, failure: None }));
+        let crew = Crew::new(meter);
+        let has_ring = matches!(self.runtime, FusionRuntime::Uring(_));
         let (image, blocks) = (&self.image, &self.blocks);
-        self.runtime.block_on(async {
+        let finished: Result<(), VolumeEngineError> = self.runtime.block_on(async {
+            let timer = Rc::new(Timer::new(has_ring).map_err(VolumeEngineError::Timer)?);
             let workers: Vec<_> = blocks
                 .iter()
-                .map(|block| monoio::spawn(work(image.clone(), shared.clone(), block.clone())))
+                .map(|block| monoio::spawn(work(image.clone(), crew.clone(), timer.clone(), block.clone())))
                 .collect();
             for worker in workers {
                 worker.await;
             }
+            Ok(())
         });
-        let Shared { meter, failure } = Rc::into_inner(shared).expect("the workers are gone").into_inner();
-        failure.map_or(Ok(meter), |failure| Err(failure.into()))
+        finished?;
+        Ok(crew.finish()?)
     }
 
     fn close(self: Box<Self>) -> Result<(), EngineError> {
@@ -109,36 +113,46 @@ impl Engine for VolumeEngine {
     }
 }
 
-/// What the workers of a job have in common. Never borrowed across an await.
-struct Shared {
-    meter: Meter,
-    failure: Option<VolumeEngineError>,
+/// A runtime with timers; on io_uring where that is allowed.
+pub(super) fn start_runtime() -> io::Result<Runtime> {
+    RuntimeBuilder::<FusionDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()
 }
 
 /// One request after the other, until the job is over.
-async fn work(image: Image, shared: Rc<RefCell<Shared>>, block: Bytes) {
-    loop {
-        let next = shared.borrow_mut().meter.next_request();
-        let Some(started) = next else { return };
-        let result = execute(&image, started.request, &block).await;
-        let mut shared = shared.borrow_mut();
-        match result {
-            Ok(()) => shared.meter.complete(started),
-            Err(error) => {
-                shared.meter.stop();
-                shared.failure.get_or_insert(error);
-                return;
-            }
+async fn work(image: Image, crew: Rc<Crew<VolumeEngineError>>, timer: Rc<Timer>, block: Bytes) {
+    while let Some(started) =
+        crew.next(async |time| timer.sleep(time).await.map_err(VolumeEngineError::Timer)).await
+    {
+        let content = block_of(&crew, &started, &block);
+        match execute(&image, started.request, content).await {
+            Ok(content) => crew.complete(started, &content),
+            Err(error) => crew.fail(error),
         }
     }
 }
 
-async fn execute(image: &Image, request: Request, block: &Bytes) -> Result<(), VolumeEngineError> {
+/// What a write writes: the task's block, or its own if each has one.
+fn block_of(crew: &Crew<VolumeEngineError>, started: &Started, block: &Bytes) -> Bytes {
+    let Request { kind, length_bytes, .. } = started.request;
+    match kind {
+        Kind::Write if crew.prepares_blocks() => {
+            let mut own = BytesMut::zeroed(length_bytes as usize);
+            crew.prepare(started, &mut own);
+            own.freeze()
+        }
+        Kind::Write => block.slice(..length_bytes as usize),
+        Kind::Read | Kind::Sync | Kind::DataSync => Bytes::new(),
+    }
+}
+
+/// What was read, if something was.
+async fn execute(image: &Image, request: Request, block: Bytes) -> Result<Bytes, VolumeEngineError> {
     let Request { kind, offset_bytes, length_bytes } = request;
+    let nothing = |()| Bytes::new();
     let (action, result) = match kind {
-        Kind::Read => ("read", image.read_at(offset_bytes, length_bytes as usize).await.map(drop)),
-        Kind::Write => ("write", image.write_at(offset_bytes, block.clone(), false).await),
-        Kind::Sync => ("flush", image.flush().await),
+        Kind::Read => ("read", image.read_at(offset_bytes, length_bytes as usize).await),
+        Kind::Write => ("write", image.write_at(offset_bytes, block, false).await.map(nothing)),
+        Kind::Sync | Kind::DataSync => ("flush", image.flush().await.map(nothing)),
     };
     result.map_err(|source| failed(image, action, source))
 }

@@ -77,10 +77,51 @@ pub enum Problem {
     },
     /// Too much memory.
     #[error(
-        "job {job:?} has more than {max} bytes in flight (bs times iodepth); lower one of them",
+        "job {job:?} has more than {max} bytes in flight (bs times iodepth times numjobs); lower one of them",
         max = IN_FLIGHT_BYTES_MAX
     )]
     TooMuchInFlight {
+        /// Which job.
+        job: String,
+    },
+    /// Sizes without a common unit.
+    #[error(
+        "job {job:?} has block sizes that aren't multiples of its smallest one, {unit_bytes} bytes; choose such"
+    )]
+    UnevenSizes {
+        /// Which job.
+        job: String,
+        /// The smallest.
+        unit_bytes: u64,
+    },
+    /// Workers that would be reported each by itself.
+    #[error(
+        "job {job:?} has numjobs, whose figures are reported together only; add group_reporting to say so"
+    )]
+    WorkersApart {
+        /// Which job.
+        job: String,
+    },
+    /// Writers of one image.
+    #[error(
+        "job {job:?} has numjobs on an image, which only one client at a time may hold; raise iodepth instead"
+    )]
+    WorkersOfImage {
+        /// Which job.
+        job: String,
+    },
+    /// Workers that overwrite each other's blocks.
+    #[error(
+        "job {job:?} verifies what several workers write to the same blocks; give a size, and an offset_increment \
+         that is at least as large"
+    )]
+    WorkersOverlap {
+        /// Which job.
+        job: String,
+    },
+    /// Two limits on one thing.
+    #[error("job {job:?} has rate and rate_iops for the same direction; choose one")]
+    TwoRates {
         /// Which job.
         job: String,
     },
@@ -115,7 +156,7 @@ pub enum UnitError {
     #[error("fio reads ki, mi, gi and ti as powers of 1000; write k, m, g or t, which are powers of 1024")]
     InvertedUnit,
     /// No time.
-    #[error("a time is a whole number with ms, s, m or h behind it, or nothing for seconds, such as 30s")]
+    #[error("a time is a whole number with us, ms, s, m or h behind it, such as 30s")]
     NotATime,
     /// Too large or too small.
     #[error("it must be from {min} to {max}")]

@@ -1,196 +1,120 @@
-//! The keys of a job, one row each, and the job that they add up to.
+//! The keys of a job file, one row each.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fmt::Write;
 
-use brick_client::ImageName;
-
-use super::error::{Problem, UnitError};
-use super::units::{parse_number, parse_size, parse_time};
-use super::{BLOCK_BYTES_MAX, DEPTH_MAX, IN_FLIGHT_BYTES_MAX, Job, Mix, Order, Target};
-
-/// A job of which more keys may follow. Starts with fio's defaults.
-#[derive(Clone, Debug)]
-pub(super) struct Draft {
-    /// Runs after the jobs above it.
-    pub stonewall: bool,
-    engine: Option<EngineName>,
-    image: Option<ImageName>,
-    path: Option<PathBuf>,
-    name: Option<String>,
-    order: Order,
-    direction: Direction,
-    read_percent: u8,
-    block_bytes: u64,
-    size_bytes: Option<u64>,
-    offset_bytes: u64,
-    depth: u32,
-    runtime: Option<Duration>,
-    time_based: bool,
-    ramp_time: Duration,
-    seed: u64,
-    fsync_every: u64,
-    requests_max: Option<u64>,
-    options: Vec<(String, String)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum EngineName {
-    Volume,
-    Raw,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Direction {
-    Read,
-    Write,
-    Mixed,
-}
+use super::draft::{Direction, Draft, EngineName};
+use super::units::{parse_number, parse_size, parse_time, parse_time_us};
+use super::values::{
+    ValueError, parse_block_range, parse_block_size, parse_block_split, parse_both, parse_flag, parse_offset,
+    parse_rate, parse_request_rate,
+};
+use super::{DEPTH_MAX, Order, WORKERS_MAX};
 
 /// A key that a job file may hold.
-struct Key {
-    name: &'static str,
-    set: fn(&mut Draft, &str) -> Result<(), ValueError>,
+pub(super) struct Key {
+    pub name: &'static str,
+    /// Under what help lists it.
+    group: &'static str,
+    pub set: fn(&mut Draft, &str) -> Result<(), ValueError>,
 }
 
-/// Why a value isn't taken.
-enum ValueError {
-    Possible(&'static str),
-    Unit(UnitError),
-}
-
-impl From<UnitError> for ValueError {
-    fn from(error: UnitError) -> ValueError {
-        ValueError::Unit(error)
-    }
-}
-
-impl Default for Draft {
-    fn default() -> Draft {
-        Draft {
-            stonewall: false,
-            engine: None,
-            image: None,
-            path: None,
-            name: None,
-            order: Order::Sequential,
-            direction: Direction::Read,
-            read_percent: 50,
-            block_bytes: 4096,
-            size_bytes: None,
-            offset_bytes: 0,
-            depth: 1,
-            runtime: None,
-            time_based: false,
-            ramp_time: Duration::ZERO,
-            seed: SEED_DEFAULT,
-            fsync_every: 0,
-            requests_max: None,
-            options: Vec::new(),
+/// All keys by groups, a line for each, for help.
+pub fn key_list() -> String {
+    let mut text = String::new();
+    let mut group = "";
+    for key in &KEYS {
+        if key.group != group {
+            group = key.group;
+            let separator = if text.is_empty() { "" } else { "\n" };
+            // Nothing fails to be appended to a string.
+            let _appended = write!(text, "{separator}  {group:<8} ");
+        } else {
+            text.push(' ');
         }
+        text.push_str(key.name);
     }
+    text
 }
 
-impl Draft {
-    /// Takes one setting; a later one wins.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<(), Problem> {
-        let Some(known) = KEYS.iter().find(|known| known.name == key) else {
-            let names: Vec<_> = KEYS.iter().map(|known| known.name).collect();
-            return Err(Problem::UnknownKey { key: key.to_owned(), possible: names.join(", ") });
-        };
-        (known.set)(self, value).map_err(|error| {
-            let (key, value) = (key.to_owned(), value.to_owned());
-            match error {
-                ValueError::Possible(possible) => Problem::BadValue { key, value, possible },
-                ValueError::Unit(source) => Problem::BadUnit { key, value, source },
-            }
-        })?;
-        self.options.retain(|(earlier, _)| earlier != key);
-        self.options.push((key.to_owned(), value.to_owned()));
-        Ok(())
-    }
-
-    /// The job, whose section is called `section`.
-    pub fn finish(&self, section: &str) -> Result<Job, Problem> {
-        let draft = self.clone();
-        let name = draft.name.unwrap_or_else(|| section.to_owned());
-        let missing = |key, possible| Problem::Missing { job: name.clone(), key, possible };
-        let target = match draft.engine.ok_or_else(|| missing("ioengine", ENGINES))? {
-            EngineName::Volume => {
-                let image =
-                    draft.image.ok_or_else(|| missing("image", "the name of an image of the volume"))?;
-                Target::Volume { image }
-            }
-            EngineName::Raw => {
-                let path =
-                    draft.path.ok_or_else(|| missing("filename", "the path of a file or block device"))?;
-                Target::Raw { path }
-            }
-        };
-        if draft.time_based && draft.runtime.is_none_or(|runtime| runtime.is_zero()) {
-            return Err(missing("runtime", "how long it runs, because it is time_based"));
-        }
-        if let Some(size_bytes) = draft.size_bytes.filter(|size_bytes| *size_bytes < draft.block_bytes) {
-            return Err(Problem::BlockBeyondSize { job: name, block_bytes: draft.block_bytes, size_bytes });
-        }
-        if draft.block_bytes * u64::from(draft.depth) > IN_FLIGHT_BYTES_MAX {
-            return Err(Problem::TooMuchInFlight { job: name });
-        }
-        let mix = match draft.direction {
-            Direction::Read => Mix::Read,
-            Direction::Write => Mix::Write,
-            Direction::Mixed => Mix::Mixed { read_percent: draft.read_percent },
-        };
-        Ok(Job {
-            name,
-            target,
-            order: draft.order,
-            mix,
-            block_bytes: draft.block_bytes,
-            size_bytes: draft.size_bytes,
-            offset_bytes: draft.offset_bytes,
-            depth: draft.depth,
-            // fio: no limit.
-            runtime: draft.runtime.filter(|runtime| !runtime.is_zero()),
-            time_based: draft.time_based,
-            ramp_time: draft.ramp_time,
-            seed: draft.seed,
-            fsync_every: draft.fsync_every,
-            requests_max: draft.requests_max,
-            options: draft.options,
-        })
-    }
-}
-
-const KEYS: [Key; 19] = [
-    Key { name: "name", set: set_name },
-    Key { name: "ioengine", set: set_engine },
-    Key { name: "image", set: set_image },
-    Key { name: "filename", set: set_path },
-    Key { name: "direct", set: set_direct },
-    Key { name: "rw", set: set_rw },
+/// Keys of a group stand together.
+pub(super) const KEYS: [Key; 33] = [
+    Key { name: "name", group: JOB, set: set_name },
+    Key { name: "numjobs", group: JOB, set: |draft, text| number(&mut draft.workers, text, 1, WORKERS_MAX) },
+    Key { name: "group_reporting", group: JOB, set: |draft, text| flag(&mut draft.group_reporting, text) },
+    Key { name: "stonewall", group: JOB, set: |draft, text| flag(&mut draft.stonewall, text) },
+    Key { name: "ioengine", group: TARGET, set: set_engine },
+    Key { name: "image", group: TARGET, set: set_image },
+    Key { name: "filename", group: TARGET, set: set_path },
+    Key { name: "uri", group: TARGET, set: set_uri },
+    Key { name: "direct", group: TARGET, set: set_direct },
     Key {
-        name: "rwmixread",
-        set: |draft, text| assign(&mut draft.read_percent, parse_number(text, 0, 100)? as u8),
+        name: "size",
+        group: TARGET,
+        set: |draft, text| assign(&mut draft.size_bytes, Some(parse_size(text)?)),
     },
-    Key { name: "bs", set: set_block_size },
-    Key { name: "size", set: |draft, text| assign(&mut draft.size_bytes, Some(parse_size(text)?)) },
-    Key { name: "offset", set: set_offset },
     Key {
-        name: "iodepth",
-        set: |draft, text| assign(&mut draft.depth, parse_number(text, 1, DEPTH_MAX)? as u32),
+        name: "offset",
+        group: TARGET,
+        set: |draft, text| assign(&mut draft.offset_bytes, parse_offset(text)?),
     },
-    Key { name: "numjobs", set: set_job_count },
-    Key { name: "runtime", set: |draft, text| assign(&mut draft.runtime, Some(parse_time(text)?)) },
-    Key { name: "time_based", set: |draft, text| assign(&mut draft.time_based, parse_flag(text)?) },
-    Key { name: "ramp_time", set: |draft, text| assign(&mut draft.ramp_time, parse_time(text)?) },
-    Key { name: "randseed", set: |draft, text| assign(&mut draft.seed, parse_number(text, 0, u64::MAX)?) },
     Key {
-        name: "fsync",
-        set: |draft, text| assign(&mut draft.fsync_every, parse_number(text, 0, u64::MAX)?),
+        name: "offset_increment",
+        group: TARGET,
+        set: |draft, text| assign(&mut draft.offset_increment_bytes, parse_offset(text)?),
     },
-    Key { name: "number_ios", set: set_request_count },
-    Key { name: "stonewall", set: |draft, text| assign(&mut draft.stonewall, parse_flag(text)?) },
+    Key { name: "rw", group: PATTERN, set: set_rw },
+    Key { name: "rwmixread", group: PATTERN, set: |draft, text| percent(&mut draft.read_percent, text) },
+    Key {
+        name: "percentage_random",
+        group: PATTERN,
+        set: |draft, text| percent(&mut draft.percent_random, text),
+    },
+    Key { name: "bs", group: PATTERN, set: |draft, text| sizes(draft, text, parse_block_size) },
+    Key { name: "bsrange", group: PATTERN, set: |draft, text| sizes(draft, text, parse_block_range) },
+    Key { name: "bssplit", group: PATTERN, set: |draft, text| sizes(draft, text, parse_block_split) },
+    Key {
+        name: "randseed",
+        group: PATTERN,
+        set: |draft, text| assign(&mut draft.seed, parse_number(text, 0, u64::MAX)?),
+    },
+    Key { name: "iodepth", group: PACE, set: |draft, text| number(&mut draft.depth, text, 1, DEPTH_MAX) },
+    Key { name: "rate", group: PACE, set: |draft, text| rates(&mut draft.rate, text, parse_rate) },
+    Key {
+        name: "rate_iops",
+        group: PACE,
+        set: |draft, text| rates(&mut draft.rate_iops, text, parse_request_rate),
+    },
+    Key {
+        name: "thinktime",
+        group: PACE,
+        set: |draft, text| assign(&mut draft.think_time, parse_time_us(text)?),
+    },
+    Key {
+        name: "thinktime_blocks",
+        group: PACE,
+        set: |draft, text| assign(&mut draft.think_requests, parse_number(text, 1, u64::MAX)?),
+    },
+    Key {
+        name: "runtime",
+        group: LENGTH,
+        set: |draft, text| assign(&mut draft.runtime, Some(parse_time(text)?)),
+    },
+    Key { name: "time_based", group: LENGTH, set: |draft, text| flag(&mut draft.time_based, text) },
+    Key {
+        name: "ramp_time",
+        group: LENGTH,
+        set: |draft, text| assign(&mut draft.ramp_time, parse_time(text)?),
+    },
+    Key {
+        name: "number_ios",
+        group: LENGTH,
+        set: |draft, text| assign(&mut draft.requests_max, Some(parse_number(text, 1, u64::MAX)?)),
+    },
+    Key { name: "fsync", group: SYNC, set: |draft, text| count(&mut draft.fsync_every, text) },
+    Key { name: "fdatasync", group: SYNC, set: |draft, text| count(&mut draft.data_sync_every, text) },
+    Key { name: "end_fsync", group: SYNC, set: |draft, text| flag(&mut draft.sync_at_end, text) },
+    Key { name: "verify", group: VERIFY, set: set_verify },
+    Key { name: "do_verify", group: VERIFY, set: |draft, text| flag(&mut draft.do_verify, text) },
 ];
 
 fn assign<T>(place: &mut T, value: T) -> Result<(), ValueError> {
@@ -198,12 +122,38 @@ fn assign<T>(place: &mut T, value: T) -> Result<(), ValueError> {
     Ok(())
 }
 
-fn parse_flag(text: &str) -> Result<bool, ValueError> {
-    match text {
-        "0" => Ok(false),
-        "1" => Ok(true),
-        _ => Err(ValueError::Possible("0, 1 or no value, which is 1")),
-    }
+fn flag(place: &mut bool, text: &str) -> Result<(), ValueError> {
+    assign(place, parse_flag(text)?)
+}
+
+fn percent(place: &mut u8, text: &str) -> Result<(), ValueError> {
+    assign(place, parse_number(text, 0, 100)? as u8)
+}
+
+fn count(place: &mut u64, text: &str) -> Result<(), ValueError> {
+    assign(place, parse_number(text, 0, u64::MAX)?)
+}
+
+fn number(place: &mut u32, text: &str, min: u32, max: u32) -> Result<(), ValueError> {
+    assign(place, parse_number(text, u64::from(min), u64::from(max))? as u32)
+}
+
+fn rates(
+    place: &mut [u64; 2],
+    text: &str,
+    parse: fn(&str) -> Result<u64, ValueError>,
+) -> Result<(), ValueError> {
+    // fio's default: no limit.
+    assign(place, parse_both(text, parse)?.map(Option::unwrap_or_default))
+}
+
+fn sizes(
+    draft: &mut Draft,
+    text: &str,
+    parse: fn(&str) -> Result<super::Sizes, ValueError>,
+) -> Result<(), ValueError> {
+    draft.set_sizes(parse_both(text, parse)?);
+    Ok(())
 }
 
 fn set_name(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
@@ -217,6 +167,9 @@ fn set_engine(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
     let engine = match text {
         "volume" => EngineName::Volume,
         "raw" => EngineName::Raw,
+        "monoio" => EngineName::Monoio,
+        "tokio-uring" => EngineName::TokioUring,
+        "nbd" => EngineName::Nbd,
         _ => return Err(ValueError::Possible(ENGINES)),
     };
     assign(&mut draft.engine, Some(engine))
@@ -237,9 +190,16 @@ fn set_path(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
     assign(&mut draft.path, Some(text.into()))
 }
 
+fn set_uri(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
+    let uri = text.parse().map_err(|_| {
+        ValueError::Possible("nbd://HOST[:PORT]/[EXPORT] or nbd+unix:///[EXPORT]?socket=PATH")
+    })?;
+    assign(&mut draft.uri, Some(uri))
+}
+
 fn set_direct(_: &mut Draft, text: &str) -> Result<(), ValueError> {
     // Accepted because files for fio say it.
-    if text == "1" { Ok(()) } else { Err(ValueError::Possible("1: neither engine uses the page cache")) }
+    if text == "1" { Ok(()) } else { Err(ValueError::Possible("1: no engine uses the page cache")) }
 }
 
 fn set_rw(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
@@ -256,36 +216,20 @@ fn set_rw(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
     assign(&mut draft.direction, direction)
 }
 
-fn set_block_size(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
-    let bytes = parse_size(text)?;
-    if bytes == 0 || bytes > BLOCK_BYTES_MAX || !bytes.is_multiple_of(SECTOR_BYTES) {
-        return Err(UnitError::NotSectors.into());
-    }
-    assign(&mut draft.block_bytes, bytes)
-}
-
-fn set_offset(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
-    let bytes = parse_size(text)?;
-    if !bytes.is_multiple_of(SECTOR_BYTES) {
-        return Err(ValueError::Possible("a multiple of 512 bytes"));
-    }
-    assign(&mut draft.offset_bytes, bytes)
-}
-
-fn set_job_count(_: &mut Draft, text: &str) -> Result<(), ValueError> {
-    if text == "1" {
-        Ok(())
-    } else {
-        Err(ValueError::Possible("1: several workers of a job aren't possible yet"))
+fn set_verify(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
+    match text {
+        "0" => assign(&mut draft.verify, false),
+        "crc32c" => assign(&mut draft.verify, true),
+        _ => Err(ValueError::Possible("crc32c, or 0 for no verification")),
     }
 }
 
-fn set_request_count(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
-    assign(&mut draft.requests_max, Some(parse_number(text, 1, u64::MAX)?))
-}
-
-const ENGINES: &str = "volume (a replicated image) or raw (a file or block device)";
-/// The least that any device reads or writes.
-const SECTOR_BYTES: u64 = 512;
-/// Without `randseed` runs repeat each other, as fio's do.
-const SEED_DEFAULT: u64 = 0x6272_6963_6b00_0001;
+pub(super) const ENGINES: &str = "volume (a replicated image), raw, monoio or tokio-uring (a file or block \
+                                  device), or nbd (an NBD server)";
+const JOB: &str = "job";
+const TARGET: &str = "target";
+const PATTERN: &str = "pattern";
+const PACE: &str = "pace";
+const LENGTH: &str = "length";
+const SYNC: &str = "sync";
+const VERIFY: &str = "verify";

@@ -22,17 +22,29 @@ fn defaults_are_those_of_fio() {
         name: "a".into(),
         target: Target::Raw { path: "dir/f".into() },
         order: Order::Sequential,
+        percent_random: 100,
         mix: Mix::Read,
         block_bytes: 4096,
+        block_bytes_max: 4096,
+        sizes: BlockSizes::one(4096),
         size_bytes: None,
         offset_bytes: 0,
+        offset_increment_bytes: 0,
         depth: 1,
+        workers: 1,
+        worker: 0,
         runtime: None,
         time_based: false,
         ramp_time: Duration::ZERO,
         seed: job.seed,
         fsync_every: 0,
+        data_sync_every: 0,
+        sync_at_end: false,
         requests_max: None,
+        rates: Rates::default(),
+        think: None,
+        verify: false,
+        do_verify: false,
         options: vec![("ioengine".into(), "raw".into()), ("filename".into(), "dir/f".into())],
     };
     assert_eq!(job, expected);
@@ -43,7 +55,9 @@ fn every_key_is_understood() {
     let job = parse_one(
         "[section]\nname=job\nioengine=volume\nimage=vm1\nfilename=f\ndirect=1\nrw=randrw\nrwmixread=70\nbs=64k\n\
          size=1g\noffset=1m\niodepth=32\nnumjobs=1\nruntime=1m\ntime_based\nramp_time=500ms\nrandseed=7\n\
-         fsync=16\nnumber_ios=1000\nstonewall\n",
+         fsync=16\nnumber_ios=1000\nstonewall\ngroup_reporting\nuri=nbd://h/x\noffset_increment=1g\n\
+         percentage_random=40\nrate=1m,512k\nrate_iops=0\nthinktime=20\nthinktime_blocks=8\nfdatasync=4\n\
+         end_fsync=1\nverify=crc32c\ndo_verify=0\n",
     );
     assert_eq!(job.name, "job");
     assert_eq!(job.target, Target::Volume { image: "vm1".parse().unwrap() });
@@ -52,7 +66,12 @@ fn every_key_is_understood() {
     assert_eq!((job.depth, job.seed, job.fsync_every, job.requests_max), (32, 7, 16, Some(1000)));
     assert_eq!((job.runtime, job.time_based), (Some(Duration::from_secs(60)), true));
     assert_eq!(job.ramp_time, Duration::from_millis(500));
-    assert_eq!(job.options.len(), 19, "all of them are reported");
+    assert_eq!((job.percent_random, job.offset_increment_bytes), (40, 1 << 30));
+    assert_eq!(job.rates, Rates { read: Some(1 << 20), write: Some(512 << 10) });
+    assert_eq!(job.think, Some(Think { time: Duration::from_micros(20), requests: 8 }));
+    assert_eq!((job.data_sync_every, job.sync_at_end, job.verify, job.do_verify), (4, true, true, false));
+    // All but bsrange and bssplit, which would take the place of bs.
+    assert_eq!(job.options.len(), keys::KEYS.len() - 2, "all of them are reported");
 }
 
 #[test]
@@ -92,9 +111,15 @@ fn sizes_are_those_of_fio() {
 
 #[test]
 fn times_are_those_of_fio() {
-    for (text, milliseconds) in
-        [("0", 0), ("30", 30_000), ("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)]
-    {
+    for (text, milliseconds) in [
+        ("0", 0),
+        ("30", 30_000),
+        ("30s", 30_000),
+        ("500ms", 500),
+        ("2000us", 2),
+        ("2m", 120_000),
+        ("1h", 3_600_000),
+    ] {
         assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
     }
     for text in ["", "s", "1.5s", "1d", "-1", "10 s"] {
@@ -109,12 +134,33 @@ fn times_are_those_of_fio() {
 fn what_is_wrong_is_said_with_its_place_and_what_is_possible() {
     let raw = "[a]\nioengine=raw\nfilename=f\n";
     for (text, expected) in [
-        (format!("{raw}rate=1m"), "test.fio:4: key \"rate\" is unknown; possible are name, ioengine, "),
+        (format!("{raw}sync=1"), "test.fio:4: key \"sync\" is unknown; possible are name, numjobs, "),
         (format!("{raw}rw=trim"), "test.fio:4: rw=\"trim\" is not possible; rw takes read, write, rw, "),
         (
             format!("{raw}numjobs=4"),
-            "test.fio:4: numjobs=\"4\" is not possible; numjobs takes 1: several workers",
+            "test.fio:1: job \"a\" has numjobs, whose figures are reported together only",
         ),
+        (format!("{raw}numjobs=257"), "numjobs=\"257\" is not possible: it must be from 1 to 256"),
+        (format!("{raw}numjobs=2\ngroup_reporting\nioengine=volume\nimage=i"), "has numjobs on an image"),
+        (
+            format!("{raw}numjobs=2\ngroup_reporting\nrw=write\nverify=crc32c\nsize=1m\noffset_increment=4k"),
+            "verifies what several workers write to the same blocks",
+        ),
+        (format!("{raw}bsrange=8k-4k"), "bsrange takes a smallest and a largest size"),
+        (format!("{raw}bsrange=4k"), "bsrange takes a smallest and a largest size"),
+        (format!("{raw}bssplit=4k/70:64k/20"), "shares, which add up to 100"),
+        (format!("{raw}bssplit=4k/70:64k/40"), "shares, which add up to 100"),
+        (format!("{raw}bssplit=4k/x"), "it must be from 0 to 100"),
+        (format!("{raw}bssplit=4k/50:6k/50"), "that aren't multiples of its smallest one, 4096 bytes"),
+        (format!("{raw}rw=rw\nbs=4k,6k"), "that aren't multiples of its smallest one, 4096 bytes"),
+        (format!("{raw}bs=4k,4k,4k"), "two with a comma between"),
+        (format!("{raw}rate=1m\nrate_iops=10"), "has rate and rate_iops for the same direction"),
+        (format!("{raw}rate=fast"), "a size is a whole number"),
+        (format!("{raw}rate=2048t"), "it must be from 0 to 1125899906842624"),
+        (format!("{raw}thinktime_blocks=0"), "it must be from 1 to"),
+        (format!("{raw}verify=md5"), "verify takes crc32c, or 0"),
+        (format!("{raw}ioengine=nbd"), "test.fio:1: job \"a\" lacks uri"),
+        (format!("{raw}uri=nbds://h/"), "uri takes nbd://HOST[:PORT]/[EXPORT] or nbd+unix:///"),
         (
             format!("{raw}bs=4kib"),
             "test.fio:4: bs=\"4kib\" is not possible: fio reads ki, mi, gi and ti as powers",
@@ -144,7 +190,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_possible() {
             "[global]\nioengine=raw\nfilename=f\n[a]\n[b]".into(),
             "test.fio:5: job \"b\" would run at the same time as \"a\"",
         ),
-        ("[a]".into(), "test.fio:1: job \"a\" lacks ioengine; give volume (a replicated image) or raw"),
+        ("[a]".into(), "test.fio:1: job \"a\" lacks ioengine; give volume (a replicated image), raw"),
         ("[a]\nioengine=raw".into(), "test.fio:1: job \"a\" lacks filename"),
         ("[a]\nioengine=volume".into(), "test.fio:1: job \"a\" lacks image"),
         (
@@ -171,16 +217,17 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_possible() {
 #[test]
 fn our_examples_are_good_files() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
-    let mut files = 0;
+    let (mut files, mut engines) = (0, std::collections::BTreeSet::new());
     for entry in std::fs::read_dir(folder).expect("the examples") {
         let path = entry.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("text");
         let jobs = parse(&path.display().to_string(), &text).expect("a good file");
-        let engines: Vec<_> = jobs.iter().map(|job| job.target.engine_name()).collect();
-        assert_eq!(engines, ["raw", "volume"], "{}: the disk, and what replication costs", path.display());
+        assert!(text.starts_with("# "), "{}: it says what it is for", path.display());
+        engines.extend(jobs.iter().map(|job| job.target.engine_name()));
         files += 1;
     }
-    assert!(files >= 3);
+    assert!(files >= 8);
+    assert_eq!(engines, ["monoio", "nbd", "raw", "tokio-uring", "volume"].into(), "an example of each");
 }
 
 /// Texts that look like job files, and go wrong in every place.
@@ -195,6 +242,63 @@ fn job_like() -> impl Strategy<Value = String> {
     ];
     proptest::collection::vec(line, 0..12)
         .prop_map(|lines| format!("[a]\nioengine=raw\n{}", lines.join("\n")))
+}
+
+#[test]
+fn sizes_and_rates_are_for_reads_and_for_writes() {
+    let one = |text: &str| parse_one(&format!("[a]\nioengine=raw\nfilename=f\nrw=rw\n{text}"));
+    let range = |min_bytes, max_bytes| Sizes::Range { min_bytes, max_bytes };
+    let sizes = |text: &str| one(text).sizes;
+    assert_eq!(sizes("bs=8k,32k"), BlockSizes { read: Sizes::one(8192), write: Sizes::one(32_768) });
+    assert_eq!(sizes("bs=,8k"), BlockSizes { read: Sizes::one(4096), write: Sizes::one(8192) });
+    assert_eq!(
+        sizes("bsrange=1k-4k,2k-8k"),
+        BlockSizes { read: range(1024, 4096), write: range(2048, 8192) }
+    );
+    let shares = |shares: &[(u64, u8)]| {
+        Sizes::Split(
+            shares.iter().map(|(bytes, percent)| Share { bytes: *bytes, percent: *percent }).collect(),
+        )
+    };
+    let split = shares(&[(4096, 50), (1024, 25), (32_768, 25)]);
+    assert_eq!(sizes("bssplit=4k/50:1k/:32k"), BlockSizes { read: split.clone(), write: split });
+    let thirds = shares(&[(1024, 34), (2048, 33), (4096, 33)]);
+    assert_eq!(sizes("bssplit=1k:2k:4k").read, thirds, "the first takes what doesn't divide");
+    let job = one("bssplit=4k/100,8k/90:64k/10");
+    assert_eq!((job.block_bytes, job.block_bytes_max), (4096, 65_536));
+    assert_eq!(sizes("bsrange=4k-8k\nbs=512"), BlockSizes::one(512), "the later key wins");
+
+    assert_eq!(one("rate=,500k").rates, Rates { read: None, write: Some(500 << 10) });
+    assert_eq!(one("rate=500k,").rates, Rates { read: Some(500 << 10), write: None });
+    // fio: the smallest block is the metric.
+    assert_eq!(one("rate_iops=10\nbsrange=4k-64k").rates.read, Some(40_960));
+    assert!(!one("rate=0").rates.is_limited());
+}
+
+#[test]
+fn workers_differ_in_seed_and_place() {
+    let job = parse_one(
+        "[a]\nioengine=raw\nfilename=f\nnumjobs=3\ngroup_reporting\noffset=1m\noffset_increment=2m",
+    );
+    let workers: Vec<Job> = (0..3).map(|worker| job.of_worker(worker)).collect();
+    let offsets: Vec<u64> = workers.iter().map(|job| job.offset_bytes >> 20).collect();
+    assert_eq!(offsets, [1, 3, 5]);
+    assert_eq!(workers[0], job, "the first is the job itself");
+    assert!(workers[1].seed != workers[2].seed && workers[1].seed != job.seed);
+}
+
+#[test]
+fn help_lists_every_key_once_by_groups() {
+    let list = key_list();
+    let words: Vec<&str> = list.split_whitespace().collect();
+    assert!(list.lines().all(|line| line.len() < 100), "{list}");
+    for key in &keys::KEYS {
+        assert!(words.contains(&key.name), "{}", key.name);
+    }
+    let groups: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let distinct: std::collections::BTreeSet<_> = groups.iter().collect();
+    assert_eq!(distinct.len(), groups.len(), "keys of a group stand together: {list}");
+    assert_eq!(words.len(), keys::KEYS.len() + groups.len());
 }
 
 proptest! {

@@ -21,10 +21,19 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 
 /// A span of time: `30`, `30s`, `500ms`, `2m`, `1h`.
 pub fn parse_time(text: &str) -> Result<Duration, UnitError> {
+    time(text, "s")
+}
+
+/// A span of time that is microseconds without a unit.
+pub fn parse_time_us(text: &str) -> Result<Duration, UnitError> {
+    time(text, "us")
+}
+
+fn time(text: &str, default_unit: &str) -> Result<Duration, UnitError> {
     let (number, unit) = split(text).ok_or(UnitError::NotATime)?;
-    let unit = unit.to_ascii_lowercase();
-    let (_, milliseconds) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or(UnitError::NotATime)?;
-    let time = number.checked_mul(*milliseconds).map(Duration::from_millis);
+    let unit = if unit.is_empty() { default_unit.to_owned() } else { unit.to_ascii_lowercase() };
+    let (_, microseconds) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or(UnitError::NotATime)?;
+    let time = number.checked_mul(*microseconds).map(Duration::from_micros);
     let max = TIME_MAX.as_secs();
     time.filter(|time| *time <= TIME_MAX).ok_or(UnitError::OutOfRange { min: 0, max })
 }
@@ -42,6 +51,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 
 /// What each unit is worth; the position in the list is the power of 1024.
 const SIZE_UNITS: [&str; 5] = ["", "k", "m", "g", "t"];
-/// What each unit is worth in milliseconds.
-const TIME_UNITS: [(&str, u64); 5] = [("", 1000), ("s", 1000), ("ms", 1), ("m", 60_000), ("h", 3_600_000)];
+/// What each unit is worth in microseconds.
+const TIME_UNITS: [(&str, u64); 5] =
+    [("s", 1_000_000), ("us", 1), ("ms", 1000), ("m", 60_000_000), ("h", 3_600_000_000)];
 const OUT_OF_RANGE: UnitError = UnitError::OutOfRange { min: 0, max: u64::MAX };

@@ -121,6 +121,8 @@ struct Extra {
     voluntary_ctx: u64,
     involuntary_ctx: u64,
     seconds: Seconds,
+    /// Latencies count from when a request was due, not from when it was started.
+    latency_from_due: bool,
 }
 
 fn job(index: usize, outcome: &Outcome, detail: Detail) -> JobObject<'_> {
@@ -153,6 +155,7 @@ fn job(index: usize, outcome: &Outcome, detail: Detail) -> JobObject<'_> {
             voluntary_ctx: usage.voluntary_switches,
             involuntary_ctx: usage.involuntary_switches,
             seconds: Seconds::new(&outcome.recorded.series),
+            latency_from_due: outcome.job.rates.is_limited(),
         },
     }
 }

@@ -46,17 +46,24 @@ fn headline(f: &mut fmt::Formatter<'_>, job: &Job) -> fmt::Result {
     if let Mix::Mixed { read_percent } = job.mix {
         write!(f, ", rwmixread={read_percent}")?;
     }
-    write!(
-        f,
-        ", bs={}, ioengine={}, iodepth={}",
-        binary(job.block_bytes as f64),
-        job.target.engine_name(),
-        job.depth
-    )?;
+    write!(f, ", bs={}, ioengine={}, iodepth={}", sizes(job), job.target.engine_name(), job.depth)?;
     if job.fsync_every > 0 {
         write!(f, ", fsync={}", job.fsync_every)?;
     }
+    if job.rates.is_limited() {
+        let rate =
+            |rate: Option<u64>| rate.map_or("none".into(), |rate| format!("{}/s", binary(rate as f64)));
+        let (read, write) = (rate(job.rates.read), rate(job.rates.write));
+        write!(f, ", rate={read},{write}, latencies from when a request was due")?;
+    }
     writeln!(f)
+}
+
+/// `4KiB`, or the smallest and the largest.
+fn sizes(job: &Job) -> String {
+    let size = |bytes: u64| binary(bytes as f64);
+    let (min, max) = (size(job.block_bytes), size(job.block_bytes_max));
+    if min == max { min } else { format!("{min}-{max}") }
 }
 
 fn direction(f: &mut fmt::Formatter<'_>, name: &str, series: &Series, elapsed_ns: u64) -> fmt::Result {

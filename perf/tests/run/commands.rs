@@ -13,12 +13,13 @@ fn bad_input_is_one_sentence_and_exit_1() {
         ("missing.fio", None, "missing.fio: can't read the job file: No such file"),
         ("binary.fio", None, "can't read the job file"),
         (".", None, "can't read the job file: Is a directory"),
+        ("key.fio", Some(format!("{raw}sync=1\n")), "key.fio:5: key \"sync\" is unknown; possible are"),
+        ("jobs.fio", Some(format!("{raw}numjobs=2\n")), "jobs.fio:1: job \"a\" has numjobs"),
         (
-            "key.fio",
-            Some(format!("{raw}thinktime=1\n")),
-            "key.fio:5: key \"thinktime\" is unknown; possible are",
+            "nbd.fio",
+            Some("[a]\nioengine=nbd\nuri=nbd+unix:///?socket=none\n".into()),
+            "job \"a\": NBD server none: can't connect: No such file",
         ),
-        ("jobs.fio", Some(format!("{raw}numjobs=2\n")), "jobs.fio:5: numjobs=\"2\" is not possible"),
         ("empty.fio", Some(String::new()), "the file holds no job"),
         ("offset.fio", Some("[a]\nioengine=raw\nfilename=empty.fio\n".into()), "give the job a size"),
         ("kind.fio", Some("[a]\nioengine=raw\nfilename=.\n".into()), "neither a file nor a block device"),
@@ -49,6 +50,7 @@ fn bad_input_is_one_sentence_and_exit_1() {
 fn help_has_examples() {
     for (command, expected) in [
         ("run", "brick-perf run randwrite.fio -v vms.toml"),
+        ("run", "\n  pace     iodepth rate rate_iops thinktime"),
         ("compare", "brick-perf compare before.json after.json"),
         ("plot", "brick-perf plot before.json after.json --output latency.svg"),
     ] {

@@ -33,6 +33,24 @@ fn a_replicated_image_is_written_and_read() {
 }
 
 #[test]
+fn an_image_is_verified_at_a_rate() {
+    let directory = directory();
+    let Some(bricks) = Bricks::start(directory.path()) else { return };
+    bricks.brickctl(&["image", "create", "bench", "--size", "8M"]);
+    let text = "[global]\nioengine=volume\nimage=bench\niodepth=8\nverify=crc32c\n\
+                [write]\nrw=write\nbssplit=4k/50:64k/50\nfdatasync=64\nend_fsync\n\
+                [read]\nstonewall\nrw=randread\nbs=4k\nrate_iops=500\nnumber_ios=101\ntime_based\nruntime=1h\n";
+    fs::write(directory.path().join("a.fio"), text).unwrap();
+    let volume = bricks.volume.to_str().unwrap();
+    let json = report(directory.path(), &["run", "a.fio", "-v", volume, "--output-format", "json"]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["jobs"][0]["write"]["io_bytes"], 8 << 20);
+    assert_eq!(json["jobs"][1]["read"]["total_ios"], 101);
+    let elapsed_ns = json["jobs"][1]["brick_perf"]["runtime_ns"].as_u64().unwrap();
+    assert!(elapsed_ns >= 200_000_000, "the last read is due after 200 ms: {elapsed_ns}");
+}
+
+#[test]
 fn a_job_beyond_the_image_is_refused() {
     let directory = directory();
     let Some(bricks) = Bricks::start(directory.path()) else { return };

@@ -8,21 +8,21 @@
 //! completion was reaped. A slot's number is the request's user data and decides its memory.
 
 mod memory;
-mod target;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use tracing::warn;
 
 use self::memory::Memory;
-pub use self::target::TargetError;
+use super::target::{self, TargetError};
 use super::{Engine, EngineError};
 use crate::job::Job;
-use crate::load::Started;
+use crate::load::{Next, Started};
 use crate::meter::Meter;
 use crate::pattern::{Kind, Request};
 use crate::random::Random;
@@ -61,36 +61,6 @@ pub enum RawError {
         /// Why.
         source: io::Error,
     },
-    /// A request.
-    #[error("{path}: {kind:?} of {length_bytes} bytes at {offset_bytes} failed: {source}")]
-    Request {
-        /// Which file.
-        path: PathBuf,
-        /// What was tried.
-        kind: Kind,
-        /// Where.
-        offset_bytes: u64,
-        /// How much.
-        length_bytes: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// A request that was done in part.
-    #[error(
-        "{path}: {kind:?} of {length_bytes} bytes at {offset_bytes} ended after {done_bytes}; does somebody else change the file?"
-    )]
-    Short {
-        /// Which file.
-        path: PathBuf,
-        /// What was tried.
-        kind: Kind,
-        /// Where.
-        offset_bytes: u64,
-        /// How much.
-        length_bytes: u64,
-        /// How much was done.
-        done_bytes: u64,
-    },
     /// The kernel doesn't take or give requests any more.
     #[error("io_uring failed: {0}")]
     Enter(io::Error),
@@ -100,7 +70,7 @@ impl RawEngine {
     /// Opens the job's file, and fills what it lacks up to the job's size.
     pub fn open(job: &Job, path: &Path) -> Result<RawEngine, RawError> {
         let (file, target_bytes) = target::open(job, path)?;
-        let (block_bytes, depth) = (job.block_bytes as usize, job.depth as usize);
+        let (block_bytes, depth) = (job.block_bytes_max as usize, job.depth as usize);
         let mut memory = Memory::new(block_bytes, depth)
             .map_err(|source| RawError::Memory { bytes: Memory::needed_bytes(block_bytes, depth), source })?;
         Random::new(job.seed).fill(memory.bytes());
@@ -110,34 +80,45 @@ impl RawEngine {
         Ok(RawEngine { ring, path: path.to_owned(), target_bytes, memory: Some(memory), slots, free })
     }
 
-    /// Starts requests while there is room.
-    fn fill(&mut self, meter: &mut Meter) {
+    /// Starts requests while there is room, and says what comes then.
+    fn fill(&mut self, meter: &mut Meter) -> Next {
         let memory = self.memory.as_mut().expect("given up only when the engine is dropped");
         while let Some(slot) = self.free.pop() {
-            let Some(started) = meter.next_request() else {
-                self.free.push(slot);
-                return;
+            let started = match meter.next_request() {
+                Next::Start(started) => started,
+                other => {
+                    self.free.push(slot);
+                    return other;
+                }
             };
-            let block = memory.slot(slot as usize);
-            assert!(started.request.length_bytes as usize <= block.len(), "opened for the same job");
+            let length = started.request.length_bytes as usize;
+            let block = &mut memory.slot(slot as usize)[..length];
+            meter.prepare(&started, block);
             let entry = self.ring.entry(started.request, block.as_mut_ptr()).user_data(u64::from(slot));
             // SAFETY: the block is the slot's, which stays taken, and its memory mapped, until the
             // completion was reaped; the ring holds the file.
             unsafe { self.ring.ring.submission().push(&entry) }.expect("an entry for each slot");
             self.slots[slot as usize] = Some(started);
         }
+        Next::AfterCompletion
     }
 
     /// Reaps what completed; the first error, if there was one.
     fn reap(&mut self, meter: &mut Meter) -> Result<(), RawError> {
         let mut outcome = Ok(());
+        let memory = self.memory.as_mut().expect("given up only when the engine is dropped");
         for completion in self.ring.ring.completion() {
             let slot = completion.user_data() as u32;
             let started = self.slots[slot as usize].take().expect("a completion of what is in flight");
             self.free.push(slot);
-            match check(&self.path, started.request, completion.result()) {
-                Ok(()) => meter.complete(started),
-                Err(error) => outcome = outcome.and(Err(error)),
+            let result = usize::try_from(completion.result())
+                .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
+            match target::check(&self.path, started.request, result) {
+                Ok(()) => {
+                    let length = started.request.length_bytes as usize;
+                    meter.complete(started, &memory.slot(slot as usize)[..length]);
+                }
+                Err(error) => outcome = outcome.and(Err(error.into())),
             }
         }
         outcome
@@ -152,17 +133,12 @@ impl Engine for RawEngine {
     fn run(&mut self, mut meter: Meter) -> Result<Meter, EngineError> {
         let mut outcome = Ok(());
         loop {
-            self.fill(&mut meter);
-            if self.free.len() == self.slots.len() {
-                return Ok(outcome.map(|()| meter)?);
-            }
-            match self.ring.ring.submit_and_wait(1) {
-                Ok(_) => {}
-                // Interrupted, or the kernel wants completions reaped first.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
-                Err(error) => return Err(RawError::Enter(error).into()),
-            }
+            let wait = match self.fill(&mut meter) {
+                Next::At(at_ns) => Some(meter.time_until(at_ns)),
+                _ if self.free.len() == self.slots.len() => return Ok(outcome.map(|()| meter)?),
+                _ => None,
+            };
+            self.ring.enter(wait).map_err(RawError::Enter)?;
             if let Err(error) = self.reap(&mut meter) {
                 meter.stop();
                 outcome = outcome.and(Err(error));
@@ -181,19 +157,6 @@ impl Drop for RawEngine {
             // The kernel may still write to it: better lost than somebody else's.
             std::mem::forget(self.memory.take());
         }
-    }
-}
-
-fn check(path: &Path, request: Request, result: i32) -> Result<(), RawError> {
-    let Request { kind, offset_bytes, length_bytes } = request;
-    let path = || path.to_owned();
-    match u64::try_from(result) {
-        Err(_) => {
-            let source = io::Error::from_raw_os_error(-result);
-            Err(RawError::Request { path: path(), kind, offset_bytes, length_bytes, source })
-        }
-        Ok(done_bytes) if done_bytes == length_bytes => Ok(()),
-        Ok(done_bytes) => Err(RawError::Short { path: path(), kind, offset_bytes, length_bytes, done_bytes }),
     }
 }
 
@@ -229,6 +192,23 @@ impl Ring {
         Ok(Ring { ring, memory_registered })
     }
 
+    /// Submits what was pushed, and waits for a completion, or that long.
+    fn enter(&self, wait: Option<Duration>) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        let entered = match wait {
+            None => submitter.submit_and_wait(1),
+            Some(wait) => {
+                let limit = types::Timespec::from(wait);
+                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            // The time is over, interrupted, or the kernel wants completions reaped first.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
     /// What tells the kernel to do the request with the memory at `block`.
     fn entry(&self, request: Request, block: *mut u8) -> squeue::Entry {
         let (offset, length) = (request.offset_bytes, request.length_bytes as u32);
@@ -238,6 +218,7 @@ impl Ring {
             (Kind::Write, true) => opcode::WriteFixed::new(FILE, block, length, 0).offset(offset).build(),
             (Kind::Write, false) => opcode::Write::new(FILE, block, length).offset(offset).build(),
             (Kind::Sync, _) => opcode::Fsync::new(FILE).build(),
+            (Kind::DataSync, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
         }
     }
 }

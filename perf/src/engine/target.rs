@@ -1,4 +1,5 @@
-//! The file or block device of a job: opened, checked, and filled where it is too short.
+//! The file or block device of a job: opened, checked, and filled where it is too short; and what its
+//! requests may answer.
 //!
 //! fio's rule: a job that wants more than a file holds makes the file. It is made by writing, not by
 //! allocating, because O_DIRECT on blocks that were never written measures the file system's metadata.
@@ -12,6 +13,7 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 use tracing::{info, warn};
 
 use crate::job::Job;
+use crate::pattern::{Kind, Request};
 use crate::random::Random;
 
 /// Why a file can't be a target.
@@ -49,6 +51,49 @@ pub enum TargetError {
         /// What of.
         alignment_bytes: u64,
     },
+    /// A request.
+    #[error("{path}: {kind:?} of {length_bytes} bytes at {offset_bytes} failed: {source}")]
+    Request {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        kind: Kind,
+        /// Where.
+        offset_bytes: u64,
+        /// How much.
+        length_bytes: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// A request that was done in part.
+    #[error(
+        "{path}: {kind:?} of {length_bytes} bytes at {offset_bytes} ended after {done_bytes}; does somebody else change the file?"
+    )]
+    Short {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        kind: Kind,
+        /// Where.
+        offset_bytes: u64,
+        /// How much.
+        length_bytes: u64,
+        /// How much was done.
+        done_bytes: u64,
+    },
+}
+
+/// Whether a request was done, as the number of its bytes says.
+pub(super) fn check(path: &Path, request: Request, result: io::Result<usize>) -> Result<(), TargetError> {
+    let Request { kind, offset_bytes, length_bytes } = request;
+    let path = || path.to_owned();
+    match result.map(|bytes| bytes as u64) {
+        Err(source) => Err(TargetError::Request { path: path(), kind, offset_bytes, length_bytes, source }),
+        Ok(done_bytes) if done_bytes == length_bytes => Ok(()),
+        Ok(done_bytes) => {
+            Err(TargetError::Short { path: path(), kind, offset_bytes, length_bytes, done_bytes })
+        }
+    }
 }
 
 /// The job's file with O_DIRECT, and its size in bytes.
@@ -64,8 +109,9 @@ pub(super) fn open(job: &Job, path: &Path) -> Result<(File, u64), TargetError> {
     if !is_device {
         fill_up(job, path)?;
     }
-    // O_EXCL on a block device: refused while a file system is mounted from it.
-    let exclusive = if is_device && job.writes() { libc::O_EXCL } else { 0 };
+    // O_EXCL on a block device: refused while a file system is mounted from it. The first worker holds it for
+    // the others.
+    let exclusive = if is_device && job.writes() && job.worker == 0 { libc::O_EXCL } else { 0 };
     let mut file = OpenOptions::new()
         .read(true)
         .write(job.writes())
