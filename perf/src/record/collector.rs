@@ -59,7 +59,10 @@ impl Collector {
                 is_over = has_hung_up(stopped, boundary.saturating_sub(began.instant.elapsed()));
             }
             if is_over {
-                self.take(self.ended_ns(began), intervals.as_mut());
+                let ended_ns = self.ended_ns(began);
+                self.take(ended_ns, intervals.as_mut());
+                // The job may have been over long before: targets are closed, and verified, in peace.
+                self.series.end_at(ended_ns);
                 break;
             }
             self.take(began.instant.elapsed().as_nanos() as u64, intervals.as_mut());

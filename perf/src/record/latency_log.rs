@@ -4,6 +4,8 @@
 //! request), latency (ns), direction, block size, offset (bytes) and priority, which is always 0. Reads are 0,
 //! writes 1, 2 is fio's trim. fio writes no lines for syncs; here they are 3, as in fio's source.
 //!
+//! Lines of one worker are in the order of time; those of several come in chunks, each with its worker's clock.
+//!
 //! Recorders collect lines in chunks, and a thread writes each chunk that is full. If the disk of the log
 //! doesn't keep up and [`CHUNKS_MAX`] chunks wait, the next chunk is left out, so that the log never slows
 //! down what it measures; how many lines that were is said at the end.
@@ -29,7 +31,7 @@ pub const CHUNKS_MAX: usize = 64;
 /// One request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
-    /// When it completed, since the first request that counts.
+    /// When it completed, since its worker's first request that counts.
     pub(super) time_ns: u64,
     pub(super) latency_ns: u64,
     pub(super) request: Request,

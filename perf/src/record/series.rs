@@ -52,6 +52,18 @@ impl TimeSeries {
         }
     }
 
+    /// Takes back what lies behind the last completion: nothing was measured there any more.
+    pub fn end_at(&mut self, ended_ns: u64) {
+        while let Some(last) = self.points.last_mut() {
+            if last.ended_ns.saturating_sub(last.length_ns) < ended_ns || last.holds_something() {
+                let behind_ns = last.ended_ns.saturating_sub(ended_ns).min(last.length_ns);
+                (last.ended_ns, last.length_ns) = (last.ended_ns - behind_ns, last.length_ns - behind_ns);
+                return;
+            }
+            self.points.pop();
+        }
+    }
+
     /// The intervals, from the first on.
     pub fn points(&self) -> &[Point] {
         &self.points
@@ -68,6 +80,10 @@ impl Point {
     pub fn new(ended_ns: u64, length_ns: u64, stats: &Stats) -> Point {
         let [read, write, sync] = [&stats.read, &stats.write, &stats.sync].map(Sample::new);
         Point { ended_ns, length_ns, read, write, sync }
+    }
+
+    fn holds_something(&self) -> bool {
+        [self.read, self.write, self.sync].iter().any(|sample| sample.requests > 0)
     }
 }
 
@@ -90,6 +106,25 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A job that verifies for two seconds after 2.3 seconds of measurement, and stalled in the second one.
+    #[test]
+    fn what_lies_behind_the_end_is_taken_back() {
+        let mut stats = Stats::new();
+        stats.record(crate::pattern::Request::SYNC, 1000);
+        let (some, none) = (stats, Stats::new());
+        let mut series = TimeSeries::default();
+        for (end, stats) in [(1, &some), (2, &none), (3, &some), (4, &none), (5, &none)] {
+            series.push(Point::new(end * 1_000_000_000, 1_000_000_000, stats));
+        }
+        series.end_at(2_300_000_000);
+        let spans: Vec<_> = series.points().iter().map(|point| (point.ended_ns, point.length_ns)).collect();
+        let second = 1_000_000_000;
+        assert_eq!(spans, [(second, second), (2 * second, second), (2_300_000_000, 300_000_000)]);
+        let before = series.points().to_vec();
+        series.end_at(2_300_000_000);
+        assert_eq!(series.points(), before);
+    }
 
     #[test]
     fn the_series_is_bounded() {
