@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Next, Started};
+use crate::record::Recorder;
 use crate::stats::Stats;
 use crate::usage::Usage;
 use crate::verify::VerifyError;
@@ -17,6 +18,7 @@ pub struct Meter {
     usage_before: Option<io::Result<Usage>>,
     /// When the last request that counts completed; what verification costs doesn't count.
     usage_after: Option<io::Result<Usage>>,
+    recorder: Option<Recorder>,
 }
 
 /// What a job did.
@@ -38,7 +40,12 @@ impl Meter {
 
     /// Starts at a moment that several have in common.
     pub fn start_at(load: Load, start: Instant) -> Meter {
-        Meter { load, start, usage_before: None, usage_after: None }
+        Meter { load, start, usage_before: None, usage_after: None, recorder: None }
+    }
+
+    /// Tells a recorder of each request that counts.
+    pub fn recorded_by(self, recorder: Recorder) -> Meter {
+        Meter { recorder: Some(recorder), ..self }
     }
 
     /// How many requests to keep in flight.
@@ -74,6 +81,9 @@ impl Meter {
     /// A request completed well; a read with that content.
     pub fn complete(&mut self, started: Started, content: &[u8]) {
         let now_ns = self.now_ns();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&started, now_ns);
+        }
         self.load.handle_completion(started, content, now_ns);
         self.note_end();
     }

@@ -18,15 +18,18 @@ use crate::job::Job;
 use crate::load::Load;
 use crate::meter::{Measured, Meter};
 use crate::pattern::{Region, RegionError};
+use crate::record::{Recorded, Recorder, Recording};
 use crate::verify::VerifyError;
 
 /// A job that ran.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// What was asked.
     pub job: Job,
     /// What was measured.
     pub measured: Measured,
+    /// What was recorded on the way.
+    pub recorded: Recorded,
     /// When it ended, milliseconds since 1970.
     pub ended_unix_ms: u64,
 }
@@ -62,15 +65,18 @@ pub enum RunProblem {
 }
 
 /// Runs a job. The volume file is needed by jobs on images.
-pub fn run(job: Job, volume_file: Option<&Path>) -> Result<Outcome, RunError> {
-    match measure(&job, volume_file) {
-        Ok(measured) => Ok(Outcome { job, measured, ended_unix_ms: unix_ms() }),
+pub fn run(job: Job, volume_file: Option<&Path>, recording: Recording) -> Result<Outcome, RunError> {
+    let measured = measure(&job, volume_file, &recording);
+    // In any case: it holds the terminal's line.
+    let recorded = recording.finish();
+    match measured {
+        Ok(measured) => Ok(Outcome { job, measured, recorded, ended_unix_ms: unix_ms() }),
         Err(source) => Err(RunError { job: job.name, source }),
     }
 }
 
-fn measure(job: &Job, volume_file: Option<&Path>) -> Result<Measured, RunProblem> {
-    let meters = run_workers(job, volume_file)?;
+fn measure(job: &Job, volume_file: Option<&Path>, recording: &Recording) -> Result<Measured, RunProblem> {
+    let meters = run_workers(job, volume_file, recording)?;
     if let Some(failure) = meters.iter().find_map(Meter::failure) {
         return Err(failure.into());
     }
@@ -81,7 +87,11 @@ fn measure(job: &Job, volume_file: Option<&Path>) -> Result<Measured, RunProblem
 }
 
 /// The meters of all workers, or the first error.
-fn run_workers(job: &Job, volume_file: Option<&Path>) -> Result<Vec<Meter>, RunProblem> {
+fn run_workers(
+    job: &Job,
+    volume_file: Option<&Path>,
+    recording: &Recording,
+) -> Result<Vec<Meter>, RunProblem> {
     let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     thread::scope(|scope| {
         let mut workers = Vec::new();
@@ -91,7 +101,8 @@ fn run_workers(job: &Job, volume_file: Option<&Path>) -> Result<Vec<Meter>, RunP
             let (opened, is_open) = mpsc::channel();
             let (gate, start) = mpsc::channel();
             let job = job.of_worker(index);
-            let worker = move || work(&job, volume_file, run, &opened, &start);
+            let recorder = recording.recorder();
+            let worker = move || work(&job, volume_file, run, recorder, &opened, &start);
             match thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, worker) {
                 Ok(worker) => workers.push(worker),
                 Err(error) => problem = Some(RunProblem::Thread(error)),
@@ -124,6 +135,7 @@ fn work(
     job: &Job,
     volume_file: Option<&Path>,
     run: u64,
+    recorder: Recorder,
     opened: &mpsc::Sender<()>,
     start: &mpsc::Receiver<Instant>,
 ) -> Result<Option<Meter>, RunProblem> {
@@ -141,7 +153,10 @@ fn work(
             // The one who waits for it may be gone; then there is no start either.
             let _sent = opened.send(());
             match start.recv() {
-                Ok(start) => engine.run(Meter::start_at(load, start)).map(Some).map_err(RunProblem::Engine),
+                Ok(start) => engine
+                    .run(Meter::start_at(load, start).recorded_by(recorder))
+                    .map(Some)
+                    .map_err(RunProblem::Engine),
                 Err(mpsc::RecvError) => Ok(None),
             }
         }

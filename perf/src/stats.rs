@@ -38,6 +38,18 @@ impl Stats {
         self.write.merge(&other.write);
         self.sync.merge(&other.sync);
     }
+
+    /// Forgets everything, and keeps the memory.
+    pub fn clear(&mut self) {
+        for series in [&mut self.read, &mut self.write, &mut self.sync] {
+            series.clear();
+        }
+    }
+
+    /// Requests of every kind.
+    pub fn requests(&self) -> u64 {
+        self.read.requests() + self.write.requests() + self.sync.requests()
+    }
 }
 
 impl Default for Stats {
@@ -54,7 +66,8 @@ pub struct Series {
 }
 
 impl Series {
-    fn new() -> Series {
+    /// Nothing yet.
+    pub fn new() -> Series {
         let latencies_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS);
         Series { bytes: 0, latencies_ns: latencies_ns.expect("constant bounds that are in order") }
     }
@@ -62,6 +75,14 @@ impl Series {
     fn merge(&mut self, other: &Series) {
         self.bytes += other.bytes;
         self.latencies_ns.add(&other.latencies_ns).expect("the same constant bounds");
+    }
+
+    fn clear(&mut self) {
+        self.bytes = 0;
+        // Most kinds of most intervals are empty already, and a histogram is a quarter of a megabyte.
+        if !self.latencies_ns.is_empty() {
+            self.latencies_ns.reset();
+        }
     }
 
     /// How many.
@@ -78,6 +99,12 @@ impl Series {
     /// nanoseconds.
     pub fn latencies_ns(&self) -> &Histogram<u64> {
         &self.latencies_ns
+    }
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series::new()
     }
 }
 
@@ -105,5 +132,15 @@ mod tests {
         let mut twice = stats.clone();
         twice.merge(&stats);
         assert_eq!((twice.write.requests(), twice.write.bytes(), twice.sync.requests()), (4, 2048, 2));
+    }
+
+    #[test]
+    fn what_is_cleared_is_as_new() {
+        let mut stats = Stats::new();
+        stats.record(Request { kind: Kind::Write, offset_bytes: 0, length_bytes: 512 }, 2000);
+        stats.record(Request::SYNC, 10);
+        assert_eq!(stats.requests(), 2);
+        stats.clear();
+        assert_eq!((stats.requests(), stats.write.bytes(), stats.write.latencies_ns().max()), (0, 0, 0));
     }
 }

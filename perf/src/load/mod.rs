@@ -116,6 +116,13 @@ struct Syncs {
     at_end: bool,
 }
 
+impl Started {
+    /// What it took until that time, if it counts.
+    pub fn latency_ns(&self, now_ns: u64) -> Option<u64> {
+        self.counts.then(|| now_ns.saturating_sub(self.at_ns))
+    }
+}
+
 impl Load {
     /// The job in its region.
     pub fn new(job: &Job, region: Region) -> Load {

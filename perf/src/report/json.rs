@@ -8,18 +8,28 @@ use hdrhistogram::Histogram;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::seconds::{Samples, Seconds};
 use super::{PERCENTILES, percent, rate};
 use crate::runner::Outcome;
 use crate::stats::Series;
 
+/// How much of a histogram a document holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// As `--output-format=json` of fio.
+    Percentiles,
+    /// Also how many requests had each latency, as `json+` of fio; latencies have three digits.
+    Bins,
+}
+
 /// All outcomes as one JSON document.
-pub fn json(outcomes: &[Outcome]) -> String {
+pub fn json(outcomes: &[Outcome], detail: Detail) -> String {
     let timestamp_ms = outcomes.last().map_or(0, |outcome| outcome.ended_unix_ms);
     let document = Document {
         version: concat!("brick-perf-", env!("CARGO_PKG_VERSION")),
         timestamp: timestamp_ms / 1000,
         timestamp_ms,
-        jobs: outcomes.iter().enumerate().map(|(index, outcome)| job(index, outcome)).collect(),
+        jobs: outcomes.iter().enumerate().map(|(index, outcome)| job(index, outcome, detail)).collect(),
     };
     let mut text = serde_json::to_string_pretty(&document).expect("strings and numbers are JSON");
     text.push('\n');
@@ -44,6 +54,8 @@ struct JobObject<'a> {
     options: &'a [(String, String)],
     read: Direction,
     write: Direction,
+    /// Of nothing: no job trims, and fio's scripts look for it.
+    trim: Direction,
     sync: Sync,
     /// Milliseconds.
     job_runtime: u64,
@@ -69,6 +81,8 @@ struct Direction {
     total_ios: u64,
     lat_ns: Latency,
     clat_ns: Latency,
+    #[serde(flatten)]
+    samples: Samples,
 }
 
 #[derive(Serialize)]
@@ -86,12 +100,15 @@ struct Latency {
     #[serde(rename = "N")]
     count: u64,
     /// Left out when there is nothing. fio has them in `clat_ns`, and in `lat_ns` only if asked.
-    #[serde(skip_serializing_if = "Percentiles::is_empty")]
-    percentile: Percentiles,
+    #[serde(skip_serializing_if = "Pairs::is_empty")]
+    percentile: Pairs,
+    #[serde(skip_serializing_if = "Pairs::is_empty")]
+    bins: Pairs,
 }
 
-#[derive(Clone)]
-struct Percentiles(Vec<(String, u64)>);
+/// Members of an object, in order.
+#[derive(Clone, Default)]
+struct Pairs(Vec<(String, u64)>);
 
 #[derive(Serialize)]
 struct Extra {
@@ -103,23 +120,26 @@ struct Extra {
     cpu_ns_per_io: f64,
     voluntary_ctx: u64,
     involuntary_ctx: u64,
+    seconds: Seconds,
     /// Latencies count from when a request was due, not from when it was started.
     latency_from_due: bool,
 }
 
-fn job(index: usize, outcome: &Outcome) -> JobObject<'_> {
+fn job(index: usize, outcome: &Outcome, detail: Detail) -> JobObject<'_> {
     let measured = &outcome.measured;
     let (stats, usage, elapsed_ns) = (&measured.stats, &measured.usage, measured.elapsed_ns);
     let requests = stats.read.requests() + stats.write.requests() + stats.sync.requests();
+    let points = outcome.recorded.series.points();
     JobObject {
         jobname: &outcome.job.name,
         // Each job waits for the one before: fio makes such jobs groups of their own.
         groupid: index,
         error: 0,
         options: &outcome.job.options,
-        read: direction(&stats.read, elapsed_ns),
-        write: direction(&stats.write, elapsed_ns),
-        sync: Sync { total_ios: stats.sync.requests(), lat_ns: latency(stats.sync.latencies_ns()) },
+        read: direction(&stats.read, elapsed_ns, Samples::new(points, |point| point.read), detail),
+        write: direction(&stats.write, elapsed_ns, Samples::new(points, |point| point.write), detail),
+        trim: direction(&Series::new(), elapsed_ns, Samples::default(), detail),
+        sync: Sync { total_ios: stats.sync.requests(), lat_ns: latency(stats.sync.latencies_ns(), detail) },
         job_runtime: milliseconds(elapsed_ns),
         usr_cpu: percent(usage.user, elapsed_ns),
         sys_cpu: percent(usage.system, elapsed_ns),
@@ -134,14 +154,15 @@ fn job(index: usize, outcome: &Outcome) -> JobObject<'_> {
             cpu_ns_per_io: (usage.user + usage.system).as_nanos() as f64 / requests.max(1) as f64,
             voluntary_ctx: usage.voluntary_switches,
             involuntary_ctx: usage.involuntary_switches,
+            seconds: Seconds::new(&outcome.recorded.series),
             latency_from_due: outcome.job.rates.is_limited(),
         },
     }
 }
 
-fn direction(series: &Series, elapsed_ns: u64) -> Direction {
+fn direction(series: &Series, elapsed_ns: u64, samples: Samples, detail: Detail) -> Direction {
     let bytes_per_second = rate(series.bytes(), elapsed_ns) as u64;
-    let latency = latency(series.latencies_ns());
+    let latency = latency(series.latencies_ns(), detail);
     Direction {
         io_bytes: series.bytes(),
         io_kbytes: series.bytes() >> 10,
@@ -150,12 +171,13 @@ fn direction(series: &Series, elapsed_ns: u64) -> Direction {
         iops: rate(series.requests(), elapsed_ns),
         runtime: if series.requests() > 0 { milliseconds(elapsed_ns) } else { 0 },
         total_ios: series.requests(),
-        lat_ns: Latency { percentile: Percentiles(Vec::new()), ..latency.clone() },
+        lat_ns: Latency { percentile: Pairs::default(), bins: Pairs::default(), ..latency.clone() },
         clat_ns: latency,
+        samples,
     }
 }
 
-fn latency(histogram: &Histogram<u64>) -> Latency {
+fn latency(histogram: &Histogram<u64>, detail: Detail) -> Latency {
     let mut percentiles = Vec::new();
     if !histogram.is_empty() {
         let value = |percentile: f64| histogram.value_at_percentile(percentile);
@@ -167,8 +189,22 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
         mean: histogram.mean(),
         stddev: histogram.stdev(),
         count: histogram.len(),
-        percentile: Percentiles(percentiles),
+        percentile: Pairs(percentiles),
+        bins: if detail == Detail::Bins { bins(histogram) } else { Pairs::default() },
     }
+}
+
+/// How many requests had each latency.
+fn bins(histogram: &Histogram<u64>) -> Pairs {
+    let mut bins: Vec<(u64, u64)> = Vec::new();
+    for step in histogram.iter_recorded() {
+        let (value, count) = (step.value_iterated_to().min(BIN_NS_MAX), step.count_since_last_iteration());
+        match bins.last_mut() {
+            Some((last, sum)) if *last == value => *sum += count,
+            _ => bins.push((value, count)),
+        }
+    }
+    Pairs(bins.into_iter().map(|(value, count)| (value.to_string(), count)).collect())
 }
 
 /// Rounded up, as something that ran didn't run for no time.
@@ -176,13 +212,13 @@ fn milliseconds(nanoseconds: u64) -> u64 {
     nanoseconds.div_ceil(1_000_000)
 }
 
-impl Percentiles {
+impl Pairs {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-impl Serialize for Percentiles {
+impl Serialize for Pairs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         as_map(&self.0, serializer)
     }
@@ -196,3 +232,6 @@ fn as_map<V: Serialize, S: Serializer>(pairs: &[(String, V)], serializer: S) -> 
     }
     map.end()
 }
+
+/// fio's last bin: longer latencies are counted there, and its scripts expect no greater one.
+const BIN_NS_MAX: u64 = 17_112_760_320;

@@ -1,12 +1,18 @@
-//! Results for people and for programs.
+//! Results for people and for programs, and what becomes of them: [`figures`] reads reports again, [`compare`]
+//! sets two side by side, [`plot`] draws them.
 
+pub mod compare;
+pub mod figures;
 mod json;
 mod normal;
+pub mod plot;
+mod seconds;
+pub(crate) mod units;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::json::json;
+pub use self::json::{Detail, json};
 pub use self::normal::normal;
 
 /// The percentiles that fio prints.

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use hdrhistogram::Histogram;
 
+use super::units::{binary, decimal};
 use super::{PERCENTILES, percent, rate};
 use crate::job::{Job, Mix};
 use crate::runner::Outcome;
@@ -129,25 +130,4 @@ fn unit_of(histogram: &Histogram<u64>) -> (&'static str, u64) {
         (_, 100_000..) => ("usec", 1_000),
         _ => ("nsec", 1),
     }
-}
-
-/// `63.7MiB`
-fn binary(bytes: f64) -> String {
-    scaled(bytes, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
-}
-
-/// `16.3k`
-fn decimal(number: f64) -> String {
-    scaled(number, 1000.0, ["", "k", "M", "G", "T"])
-}
-
-fn scaled(number: f64, step: f64, units: [&str; 5]) -> String {
-    let (mut number, mut unit) = (number, 0);
-    // Not beyond what is printed with three digits.
-    while number >= step && unit + 1 < units.len() {
-        number /= step;
-        unit += 1;
-    }
-    let digits = if unit == 0 || number >= 100.0 || number.fract() == 0.0 { 0 } else { 1 };
-    format!("{number:.digits$}{}", units[unit])
 }

@@ -8,6 +8,8 @@ use super::*;
 use crate::job;
 use crate::meter::Measured;
 use crate::pattern::{Kind, Request};
+use crate::record::Recorded;
+use crate::record::series::Point;
 use crate::runner::Outcome;
 use crate::stats::Stats;
 use crate::usage::Usage;
@@ -32,16 +34,19 @@ fn outcome() -> Outcome {
         major_faults: 1,
         minor_faults: 2,
     };
+    let mut recorded = Recorded::default();
+    recorded.series.push(Point::new(500_000_000, 500_000_000, &stats));
     Outcome {
         job,
         measured: Measured { stats, elapsed_ns: 500_000_000, usage },
+        recorded,
         ended_unix_ms: 1_700_000_000_123,
     }
 }
 
 #[test]
 fn json_holds_the_figures_where_fio_has_them() {
-    let json: Value = serde_json::from_str(&json(&[outcome()])).unwrap();
+    let json: Value = serde_json::from_str(&json(&[outcome()], Detail::Percentiles)).unwrap();
     let job = &json["jobs"][0];
     let near = |value: &Value, expected: f64| {
         let found = value.as_f64().unwrap_or_else(|| panic!("{value} is no number"));
@@ -72,6 +77,29 @@ fn json_holds_the_figures_where_fio_has_them() {
     near(&job["brick_perf"]["cpu_ns_per_io"], 300_000_000.0 / 1010.0);
     assert_eq!((&job["read"]["iops"], &job["read"]["runtime"]), (&0.0.into(), &0.into()));
     assert!(job["read"]["clat_ns"].get("percentile").is_none(), "of nothing");
+    assert_eq!((&job["trim"]["total_ios"], latency.get("bins")), (&0.into(), None));
+    near(&job["write"]["iops_mean"], 2000.0);
+    near(&job["write"]["bw_mean"], 8000.0);
+    assert_eq!(job["write"]["iops_samples"], 1);
+    near(&job["brick_perf"]["seconds"]["write"]["p99_ns"][0], 990_000.0);
+}
+
+#[test]
+fn json_plus_counts_every_latency() {
+    let mut outcome = outcome();
+    outcome.measured.stats.record(Request::SYNC, u64::MAX);
+    let json: Value = serde_json::from_str(&json(&[outcome], Detail::Bins)).unwrap();
+    let bins = |value: &Value| -> Vec<(u64, u64)> {
+        let members = value["bins"].as_object().expect("bins").iter();
+        members.map(|(at, count)| (at.parse().unwrap(), count.as_u64().unwrap())).collect()
+    };
+    let writes = bins(&json["jobs"][0]["write"]["clat_ns"]);
+    assert_eq!(writes.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    let mean = writes.iter().map(|(at, count)| at * count).sum::<u64>() as f64 / 1000.0;
+    assert!((mean / 500_500.0 - 1.0).abs() < 0.001, "{mean}");
+    let syncs = bins(&json["jobs"][0]["sync"]["lat_ns"]);
+    assert!(syncs.contains(&(17_112_760_320, 1)), "fio's last bin: {syncs:?}");
+    assert!(json["jobs"][0]["write"]["lat_ns"].get("bins").is_none(), "nor does fio");
 }
 
 #[test]

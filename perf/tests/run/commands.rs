@@ -47,11 +47,17 @@ fn bad_input_is_one_sentence_and_exit_1() {
 }
 
 #[test]
-fn help_has_an_example() {
-    let help = report(directory().path(), &["run", "--help"]).unwrap();
-    let example = help.split_once("Example:").expect("an example").1;
-    assert!(example.contains("brick-perf run randwrite.fio -v vms.toml"), "{example}");
-    assert!(example.contains("\n  pace     iodepth rate rate_iops thinktime"), "{example}");
+fn help_has_examples() {
+    for (command, expected) in [
+        ("run", "brick-perf run randwrite.fio -v vms.toml"),
+        ("run", "\n  pace     iodepth rate rate_iops thinktime"),
+        ("compare", "brick-perf compare before.json after.json"),
+        ("plot", "brick-perf plot before.json after.json --output latency.svg"),
+    ] {
+        let help = report(directory().path(), &[command, "--help"]).unwrap();
+        let (_, examples) = help.split_once("Example").expect("an example");
+        assert!(examples.contains(expected), "{examples}");
+    }
 }
 
 #[test]

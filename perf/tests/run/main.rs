@@ -5,7 +5,9 @@
 
 mod bricks;
 mod commands;
+mod comparison;
 mod engines;
+mod logs;
 mod nbd;
 mod reports;
 mod volume;

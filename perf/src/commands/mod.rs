@@ -1,0 +1,5 @@
+//! What each command does with its arguments.
+
+pub mod compare;
+pub mod plot;
+pub mod run;
