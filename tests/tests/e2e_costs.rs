@@ -1,6 +1,7 @@
 //! What I/O must not cost, counted and not timed.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use brick_tests::cluster::measure::worker_runs;
 use brick_tests::cluster::nbd::NbdClient;
@@ -11,8 +12,10 @@ use brick_tests::cluster::{Cluster, D1, D2};
 const IMAGE_BYTES: u64 = 64 << 20;
 const REQUESTS: usize = 20_000;
 const DEPTH: usize = 16;
-/// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every few seconds.
 const WORKER_RUNS_MAX: u64 = REQUESTS as u64 / 100;
+/// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every two seconds, and
+/// sync each of 16 shards for that.
+const SYNC_RUNS_MAX: u64 = 100;
 
 /// Overwrites and reads random blocks, several at a time.
 fn use_blocks(client: &mut NbdClient, sequence: &mut Sequence) {
@@ -49,7 +52,6 @@ fn requests_on_written_blocks_are_not_punted() {
     for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
         client.write(offset, &pattern::blocks(offset, (1 << 20) / BLOCK_BYTES, 1)).expect("written");
     }
-    client.flush().expect("flushed");
     let written = pids.map(worker_runs);
     let total = |runs: &BTreeMap<String, u64>| runs.values().sum::<u64>();
     println!(
@@ -57,13 +59,18 @@ fn requests_on_written_blocks_are_not_punted() {
         written.each_ref().map(total)
     );
     assert!(written.iter().all(|runs| total(runs) > 0), "the first writes need the kernel's workers");
+    client.flush().expect("flushed");
+    let written = pids.map(worker_runs);
+    let begun = Instant::now();
     use_blocks(&mut client, &mut Sequence::new(5));
+    let runs_max = WORKER_RUNS_MAX + SYNC_RUNS_MAX * begun.elapsed().as_secs();
     for (pid, written) in pids.into_iter().zip(&written) {
         let after = worker_runs(pid);
-        let since = |(id, runs): (&String, &u64)| runs - written.get(id).unwrap_or(&0);
+        // A worker that is gone may have left its number to another.
+        let since = |(id, runs): (&String, &u64)| runs.saturating_sub(*written.get(id).unwrap_or(&0));
         let runs: u64 = after.iter().map(since).sum();
         println!("and {runs} times for {REQUESTS} requests on written blocks");
-        assert!(runs <= WORKER_RUNS_MAX, "{runs} of {REQUESTS} requests were punted");
+        assert!(runs <= runs_max, "{runs} of {REQUESTS} requests were punted");
     }
     server.close();
 }

@@ -96,7 +96,7 @@ impl Receiver {
             return Ok(Step::NeedBuffer(data_bytes));
         };
         let aux = self.take_head(head_bytes)?;
-        self.expects_large = direct;
+        self.expects_large = data_bytes >= LARGE_BYTES_MIN;
         let filled = data_bytes.min(self.end - self.start);
         buffer[..filled].copy_from_slice(&self.staging[self.start..self.start + filled]);
         self.start += filled;
@@ -120,8 +120,11 @@ impl Receiver {
             (self.start, self.end) = (0, self.end - self.start);
         }
         assert!(self.end < self.staging.len(), "an incomplete frame leaves room");
+        let known =
+            self.unconsumed().first_chunk::<HEADER_SIZE>().and_then(|header| Header::parse(header).ok());
+        let missing = known.map_or(0, |header| header.frame_bytes() - (self.end - self.start));
         let room = &mut self.staging[self.end..];
-        let wanted = if self.expects_large { PROBE_BYTES } else { STAGING_BYTES };
+        let wanted = if self.expects_large { PROBE_BYTES.max(missing) } else { STAGING_BYTES };
         let wanted = wanted.min(room.len());
         &mut room[..wanted]
     }
@@ -154,6 +157,8 @@ pub const STAGING_BYTES: usize = 256 * 1024;
 /// Data parts from here on are received into their slot once the staging buffer is used up; below, copying
 /// is cheaper than another receive (FACTS: the techniques meet at 16 KiB).
 pub const DIRECT_BYTES_MIN: usize = 16 * 1024;
+/// Data parts after which the next is expected to be large, too. Several smaller frames fit into one receive.
+const LARGE_BYTES_MIN: usize = 64 * 1024;
 /// Bytes read at once after a large frame: the next one's head and little more, so that its data goes where it belongs. One
 /// more receive for each large frame is cheaper than copying a quarter of a mebibyte.
 const PROBE_BYTES: usize = 8 * 1024;
@@ -182,6 +187,7 @@ mod tests {
     }
 
     fn feed(receiver: &mut Receiver, stream: &mut &[u8], bytes_max: usize) {
+        assert!(!stream.is_empty(), "the receiver lost bytes");
         let target = receiver.target();
         let bytes = target.len().min(stream.len()).min(bytes_max);
         let (now, later) = stream.split_at(bytes);

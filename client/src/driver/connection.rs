@@ -1,6 +1,6 @@
 //! One TCP connection to one core of a brick: hello and welcome, then frames both ways.
 //!
-//! Received payloads are slices of the receive buffers ([`Incoming`]), so nothing is copied on the way to the user. A
+//! Received payloads are slices of the receive buffers ([`Incoming`]), which the user gets as they are. A
 //! frame that can't be parsed ends the connection: the stream is out of step.
 
 use std::io;

@@ -21,11 +21,15 @@ const RENEW_PAUSE_MIN: Duration = Duration::from_millis(20);
 impl Group {
     /// Whether no other session can hold the image yet.
     pub(super) fn lease_holds(&self) -> bool {
-        let renewed = self.bricks_where(|brick| {
-            let (Some(link), Some(renewed_at)) = (brick.link, brick.renewed_at) else { return false };
-            self.now < renewed_at + link.lease * MARGIN_PERCENT / 100
-        });
+        let has_renewed =
+            |brick| self.brick(brick).renewed_at.is_some_and(|sent_at| self.is_fresh(brick, sent_at));
+        let renewed = self.linked().iter().filter(|brick| has_renewed(*brick)).collect();
         self.config.is_quorum(renewed)
+    }
+
+    /// Whether a renewal sent then still keeps others out.
+    fn is_fresh(&self, brick: BrickIndex, sent_at: Timestamp) -> bool {
+        self.brick(brick).link.is_some_and(|link| self.now < sent_at + link.lease * MARGIN_PERCENT / 100)
     }
 
     /// Sends renewals when it is time.
@@ -52,7 +56,7 @@ impl Group {
 
     /// A core heard no renewal in time and refused a request. It gets one before the request is sent again. But
     /// this says, too, that our own clock may have stood still: what we believe of our renewals counts no more, so
-    /// that no read completes before a quorum has heard of us again.
+    /// that no read or write completes before a quorum has heard of us again.
     pub(super) fn distrust_own_clock(&mut self, brick: BrickIndex, core: CoreIndex) {
         self.bricks.iter_mut().for_each(|brick| brick.renewed_at = None);
         if self.ready().contains(brick) {
@@ -93,7 +97,13 @@ impl Group {
         if reply.flags.contains(Flags::SUSPECT) {
             self.ask_for_bad_blocks(brick, core, Flags::SUSPECT);
         }
-        if self.lease_holds() {
+        if !self.lease_holds() {
+            // Sent before the process was stopped, it proves nothing by now: who waits for a proof needs another renewal.
+            let waits = !self.unverified_reads.is_empty() || !self.unverified_writes.is_empty();
+            if waits && !self.is_fresh(brick, sent_at) {
+                self.renew();
+            }
+        } else {
             for (key, result) in std::mem::take(&mut self.unverified_reads) {
                 if self.operations.contains_key(&key) {
                     self.complete_read(key, result);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use brick_client::{Image, ImageName, OpenOptions, Volume, VolumeConfig};
 use brick_tests::cluster::Cluster;
 use brick_tests::cluster::measure::memory_bytes;
-use brick_tests::cluster::pattern::{BLOCK_BYTES, Sequence};
+use brick_tests::cluster::pattern::Sequence;
 use bytes::Bytes;
 use clap::Parser;
 use monoio::{FusionDriver, RuntimeBuilder};
@@ -28,10 +28,10 @@ struct Arguments {
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1024))]
     depth: u64,
     /// Size of a request, KiB
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(4..=1024))]
+    #[arg(long, default_value_t = 4, value_parser = whole_blocks)]
     request_kib: u64,
     /// How long
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..))]
     seconds: u64,
     /// Reads of a hundred requests; the others are writes
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=100))]
@@ -77,6 +77,11 @@ fn main() -> ExitCode {
     let limit_bytes = arguments.limit_mib * MIB;
     println!("highest: {} MiB; allowed: {} MiB", highest.div_ceil(MIB), arguments.limit_mib);
     if highest > limit_bytes { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn whole_blocks(text: &str) -> Result<u64, String> {
+    let kibibytes = text.parse().ok().filter(|size| (4..=1024).contains(size) && size % 4 == 0);
+    kibibytes.ok_or_else(|| "a multiple of 4, at most 1024".to_owned())
 }
 
 /// Runs the load; the most bytes that any brick ever had in memory.
@@ -126,7 +131,6 @@ async fn use_image(
     let places = IMAGE_BYTES / bytes as u64;
     let block: Vec<u8> = (0..bytes / 8).flat_map(|_| sequence.draw().to_le_bytes()).collect();
     let block = Bytes::from(block);
-    assert!(bytes.is_multiple_of(BLOCK_BYTES), "requests are whole blocks");
     while !over.get() {
         let offset_bytes = sequence.draw() % places * bytes as u64;
         if sequence.draw() % 100 < read_percent {

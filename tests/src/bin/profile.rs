@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
@@ -59,12 +59,20 @@ struct Counters {
     disk_bytes: f64,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let cases: Vec<Case> =
+        case::ALL.into_iter().filter(|case| format!("{case};").contains(&arguments.case)).collect();
+    if cases.is_empty() {
+        let names: Vec<String> = case::ALL.iter().map(Case::to_string).collect();
+        eprintln!("brick-profile: no case is called {:?}; there are: {}", arguments.case, names.join("; "));
+        return ExitCode::from(2);
+    }
     let bench = Bench::start(arguments.size);
-    for case in case::ALL.into_iter().filter(|case| format!("{case};").contains(&arguments.case)) {
+    for case in cases {
         bench.profile(case, Duration::from_secs(arguments.seconds), arguments.output.as_deref());
     }
+    ExitCode::SUCCESS
 }
 
 impl Bench {
@@ -96,7 +104,8 @@ impl Bench {
         let run = self.runner.perf(&job, "measured");
         let after = self.counters();
         if let Some(mut recording) = recording {
-            recording.wait(runtime + Duration::from_secs(60));
+            let status = recording.wait(runtime + Duration::from_secs(60));
+            assert!(status.success(), "perf: {status}: {}", recording.stderr());
         }
         let requests = run.figures.requests.max(1.0);
         let calls = self.system_calls(&job, runtime);

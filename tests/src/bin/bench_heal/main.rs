@@ -8,6 +8,7 @@ mod mixed;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -53,39 +54,43 @@ struct Notes {
     blocks: [BTreeSet<u64>; 3],
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let is_wanted = |case: &str| case.contains(&arguments.only);
-    if is_wanted("quiet") {
-        println!("{}", quiet(&arguments));
-    }
-    if is_wanted("whole") {
-        println!("{}", whole(&arguments));
-    }
-    if is_wanted("mixed") {
-        let counted = Duration::from_secs(arguments.mixed_seconds);
-        println!("{}", mixed::mixed(arguments.size, counted, Duration::from_millis(arguments.away_ms)));
-    }
     let (one, two, arbiter) = (("D1", D1), ("D2", D2), ("A", ARBITER));
-    let orders = [
-        [Some(one), None],
-        [Some(two), None],
-        [Some(arbiter), None],
-        [Some(one), Some(two)],
-        [Some(two), Some(one)],
-        [Some(one), Some(arbiter)],
-        [Some(arbiter), Some(one)],
-        [Some(two), Some(arbiter)],
-        [Some(arbiter), Some(two)],
+    let orders: [&[(&str, usize)]; 9] = [
+        &[one],
+        &[two],
+        &[arbiter],
+        &[one, two],
+        &[two, one],
+        &[one, arbiter],
+        &[arbiter, one],
+        &[two, arbiter],
+        &[arbiter, two],
     ];
-    for order in orders {
-        let order: Vec<(&str, usize)> = order.into_iter().flatten().collect();
-        if is_wanted(&name_of(&order)) {
-            for line in under_load(&arguments, &order) {
-                println!("{line}");
-            }
-        }
+    let names = ["quiet", "whole", "mixed"].map(str::to_owned).into_iter();
+    let names: Vec<String> = names.chain(orders.map(name_of)).collect();
+    if !names.iter().any(|name| name.contains(&arguments.only)) {
+        eprintln!(
+            "brick-bench-heal: no case is called {:?}; there are: {}",
+            arguments.only,
+            names.join("; ")
+        );
+        return ExitCode::from(2);
     }
+    for name in names.iter().filter(|name| name.contains(&arguments.only)) {
+        let lines = match name.as_str() {
+            "quiet" => vec![quiet(&arguments)],
+            "whole" => vec![whole(&arguments)],
+            "mixed" => vec![mixed::mixed(arguments.size, Duration::from_secs(arguments.mixed_seconds))],
+            _ => {
+                let order = orders.into_iter().find(|order| name_of(order) == *name);
+                under_load(&arguments, order.expect("named after it"))
+            }
+        };
+        lines.iter().for_each(|line| println!("{line}"));
+    }
+    ExitCode::SUCCESS
 }
 
 fn name_of(order: &[(&str, usize)]) -> String {

@@ -1,22 +1,23 @@
 //! What users feel of a heal: how long each read and write of a mixed load took while a brick was being healed, beside
 //! the same load while nothing was.
 //!
-//! A data brick is killed and comes back again and again, until heals were under way for long enough. What happens
-//! between its death and its return isn't heal's doing and isn't counted.
+//! An empty brick takes the place of a data brick again and again, until heals of the whole image were under way for long
+//! enough. What happens while a brick is away isn't heal's doing and isn't counted.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brick_tests::cluster::nbd::NbdClient;
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
+use brick_tests::cluster::process::wait_for;
 use brick_tests::cluster::{Cluster, D2};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use crate::{MIB, filled, return_of};
+use crate::{MIB, filled};
 
 /// Users at the same time, each with one request after the other.
-const USERS: u64 = 4;
+const USERS: usize = 4;
 const READ_PERCENT: u64 = 70;
 /// Nobody should wait longer for a write because something heals.
 const STALL: Duration = Duration::from_millis(50);
@@ -34,34 +35,54 @@ struct Latencies {
     writes: Histogram<u64>,
 }
 
-/// The same load for `counted` without a heal, and for as long beside heals of bricks that were away for `away`.
-pub fn mixed(image_mebibytes: u64, counted: Duration, away: Duration) -> Value {
+/// Ends the users' loops, however this ends.
+struct Over<'a>(&'a AtomicU8);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(OVER, Ordering::SeqCst);
+    }
+}
+
+/// The same load for `counted` without a heal, and for as long beside heals of empty bricks.
+pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
     let mut cluster = Cluster::start();
     let server = filled(&cluster, image_mebibytes);
-    let state = AtomicU8::new(PLAIN);
+    let (state, ended) = (AtomicU8::new(PLAIN), [const { AtomicU64::new(0) }; USERS]);
     let blocks = image_mebibytes * MIB / BLOCK_BYTES as u64;
     let (mut plain, mut healing) = (Latencies::new(), Latencies::new());
-    let (mut healed_for, mut heals, mut healed_blocks) = (Duration::ZERO, 0, 0);
+    let (mut healed_for, mut heals) = (Duration::ZERO, 0);
     std::thread::scope(|scope| {
         let users: Vec<_> = (0..USERS)
             .map(|user| {
-                let (client, state) = (server.connect(), &state);
-                scope.spawn(move || use_image(client, user, blocks, state))
+                let (client, state, ended) = (server.connect(), &state, &ended[user]);
+                scope.spawn(move || use_image(client, user as u64, blocks, (state, ended)))
             })
             .collect();
+        let over = Over(&state);
         std::thread::sleep(counted);
         while healed_for < counted {
             state.store(NOT_COUNTED, Ordering::SeqCst);
-            cluster.bricks[D2].kill();
-            std::thread::sleep(away);
+            // What is under way still counts.
+            let begun = ended.each_ref().map(|ended| ended.load(Ordering::SeqCst));
+            let has_ended = |user: usize| ended[user].load(Ordering::SeqCst) > begun[user];
+            wait_for("each user's request ends", Duration::from_secs(60), || {
+                (0..USERS).all(has_ended).then_some(())
+            });
+            let lost = cluster.bricks[D2].directory.clone();
+            cluster.bricks[D2].stop();
+            let empty = cluster.path(&format!("empty-{heals}"));
+            cluster.bricks[D2].start_empty(empty);
+            std::fs::remove_dir_all(&lost).expect("a lost disk goes away");
+            let address = cluster.bricks[D2].address();
             state.store(HEALING, Ordering::SeqCst);
             let begun = Instant::now();
-            let heal = return_of(&mut cluster, D2);
+            cluster.ctl(&["volume", "reset-brick", &address, "--yes", "--no-heal"]).ok();
+            cluster.wait_for_state("vm", "healthy");
             healed_for += begun.elapsed();
             heals += 1;
-            healed_blocks += heal["of_brick"]["healed_blocks"].as_u64().unwrap_or(0);
         }
-        state.store(OVER, Ordering::SeqCst);
+        drop(over);
         for user in users {
             let [without, with] = user.join().expect("no request failed");
             plain.add(&without);
@@ -75,14 +96,19 @@ pub fn mixed(image_mebibytes: u64, counted: Duration, away: Duration) -> Value {
         "users": USERS,
         "read_percent": READ_PERCENT,
         "heals": heals,
-        "healed_blocks": healed_blocks,
+        "healed_bytes": heals * image_mebibytes * MIB,
         "without_heal": plain.summary(counted),
         "while_healing": healing.summary(healed_for),
     })
 }
 
 /// One request after the other; what those took that began without a heal, and beside one.
-fn use_image(mut client: NbdClient, user: u64, blocks: u64, state: &AtomicU8) -> [Latencies; 2] {
+fn use_image(
+    mut client: NbdClient,
+    user: u64,
+    blocks: u64,
+    (state, ended): (&AtomicU8, &AtomicU64),
+) -> [Latencies; 2] {
     let mut sequence = Sequence::new(100 + user);
     let mut latencies = [Latencies::new(), Latencies::new()];
     loop {
@@ -103,6 +129,7 @@ fn use_image(mut client: NbdClient, user: u64, blocks: u64, state: &AtomicU8) ->
             let histogram = if reads { &mut latencies.reads } else { &mut latencies.writes };
             histogram.saturating_record(begun.elapsed().as_micros() as u64);
         }
+        ended.fetch_add(1, Ordering::SeqCst);
     }
 }
 
