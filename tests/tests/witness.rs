@@ -113,8 +113,7 @@ fn rot_in_the_source_of_a_recovery_is_mended_from_the_target() {
     scenario.end(id);
 }
 
-/// rot: a brick crashes and forgets the CRCs of its active shards. It takes those of the good copy, and what had rotted is
-/// met when it is read.
+/// rot: a brick crashes and forgets the CRCs of its active shards. What had rotted there is compared all the same.
 #[test]
 fn rot_isnt_blessed_by_a_crash() {
     let (mut scenario, id, tag) = written();

@@ -6,9 +6,6 @@
 //! apart from the clients' credits, and hold none while they wait for the source: two bricks that pull from
 //! each other never wait for each other's memory.
 //!
-//! Where the blocks can only have rotted, because nobody wrote them since they were equal, nothing is read: the run adopts
-//! the source's CRCs, and a block that doesn't match its CRC is found like any rotten one, when it is read.
-//!
 //! A fence, a lost connection and a stop abort a pull: runs without a disk operation end at once, the
 //! others at its end. Peers: the source's blocks are checked against their CRCs and fetched again a few
 //! times if they don't match.
@@ -69,8 +66,6 @@ pub(super) struct PullRun {
     /// The pull.
     pub(super) job: Token,
     step: Step,
-    /// Whether it asks for CRCs instead of blocks; nothing before that is decided.
-    adopts: Option<bool>,
     hashes: Vec<u64>,
     /// CRCs of what was hashed; none if there is nothing, or it can't be read.
     crcs: Vec<u32>,
@@ -193,7 +188,6 @@ impl Engine {
                 let run = PullRun {
                     job,
                     step: Step::Hash(None),
-                    adopts: None,
                     hashes: Vec::new(),
                     crcs: Vec::new(),
                     bad: BlockSet::new(),
@@ -216,50 +210,10 @@ impl Engine {
             return;
         }
         match self.pull_run(token).step {
-            Step::Hash(_) => {
-                if self.adopts(token) {
-                    self.advance_adopt(token);
-                } else {
-                    self.advance_hash(token);
-                }
-            }
+            Step::Hash(_) => self.advance_hash(token),
             Step::Link => self.advance_call(token),
             Step::Called => {}
             Step::Write { .. } => self.advance_pull_write(token),
-        }
-    }
-
-    /// Whether the run needs nothing but the source's CRCs: the blocks can only have rotted, and nothing is known to be
-    /// wrong with them.
-    fn adopts(&mut self, token: Token) -> bool {
-        let Target { key, blocks, .. } = self.tasks[&token].target;
-        let PullRun { job, adopts, .. } = *self.pull_run(token);
-        let adopts = adopts.unwrap_or_else(|| {
-            let rewrite = self.syncs.must_be_rewritten(key);
-            self.requests.open[&job].header.flags.contains(Flags::HEAL)
-                && self.files.exists_soon(key)
-                && !rewrite.is_some_and(|rewrite| rewrite.intersects(blocks))
-                && !self.bad_blocks.intersect(key, blocks)
-        });
-        self.pull_run(token).adopts = Some(adopts);
-        adopts
-    }
-
-    /// Gets hold of the page that takes the source's CRCs.
-    fn advance_adopt(&mut self, token: Token) {
-        if !self.task_page_alone(token) {
-            return;
-        }
-        self.pull_run(token).step = Step::Link;
-        self.let_file_go(token);
-        self.ready.push_back(token);
-    }
-
-    /// The network may take its time; the file's slot has others to serve.
-    fn let_file_go(&mut self, token: Token) {
-        if self.task(token).slot.take().is_some() {
-            let key = self.tasks[&token].target.key;
-            self.files.release(key);
         }
     }
 
@@ -291,10 +245,9 @@ impl Engine {
         let (job, hashes) = (run.job, std::mem::take(&mut run.hashes));
         let pull = &self.pulls.jobs[&job].pull;
         let (source, address) = (pull.source, pull.address.clone());
-        let incarnation = pull.incarnation;
-        let epoch = self.requests.open[&job].header.epoch;
-        let flags = if self.adopts(token) { Flags::HEAL } else { Flags::NONE };
-        let body = PullRead { incarnation, hashes };
+        let Header { epoch, flags, .. } = self.requests.open[&job].header;
+        let body = PullRead { incarnation: pull.incarnation, hashes };
+        let flags = if flags.contains(Flags::HEAL) { Flags::HEAL } else { Flags::NONE };
         let sent = self.call_source(token, target, (epoch, flags), (source, &address), &body);
         self.pull_run(token).hashes = body.hashes;
         match sent {
@@ -322,12 +275,8 @@ impl Engine {
         let count = reply.differing.count();
         let asked = usize::from(target.blocks.count);
         let fits = reply.differing.end().max(reply.unvouched.end()) <= asked;
-        let adopts = self.adopts(token);
-        if !fits || data_bytes != if adopts { 0 } else { count * BLOCK_SIZE } {
+        if !fits || data_bytes != count * BLOCK_SIZE {
             return Err("an answer to a pull with other blocks than asked for");
-        }
-        if adopts {
-            return self.adopt_crcs(token, &reply);
         }
         if !frame.data.as_ref().is_none_or(|data| block_crcs(data).eq(reply.crcs.iter().copied())) {
             let run = self.pull_run(token);
@@ -375,43 +324,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The source told the CRCs of its blocks: that is what ours have, unless they rotted.
-    fn adopt_crcs(&mut self, token: Token, reply: &PullReadReply) -> Result<(), &'static str> {
-        let Target { key, blocks, .. } = self.tasks[&token].target;
-        if reply.differing.count() + reply.unvouched.count() != usize::from(blocks.count) {
-            return Err("an answer to a pull without the CRCs that were asked for");
-        }
-        let mut crcs = reply.crcs.iter().copied();
-        let told: Vec<u32> = (0..blocks.count)
-            .map(|index| if reply.unvouched.contains(index) { 0 } else { crcs.next().unwrap_or(0) })
-            .collect();
-        let mut unvouched = BlockSet::new();
-        for run in reply.unvouched.runs(DATA_BLOCKS_MAX) {
-            unvouched.insert_range(BlockRange::new(blocks.first + run.first, run.count));
-        }
-        let mut unlike = self.witness.unlike(key, blocks, &told);
-        unlike.remove_all(&unvouched);
-        let run = self.pull_run(token);
-        let job = run.job;
-        if unlike.is_empty() {
-            run.step = Step::Write { data: None, pieces: VecDeque::new() };
-            self.witness.fill_in(key, blocks, &told, &unvouched);
-            self.pulls
-                .jobs
-                .get_mut(&job)
-                .expect("runs belong to a pull")
-                .report
-                .unvouched
-                .insert_all(&unvouched);
-        } else {
-            // We know of another write than the source does: one of both is wrong, and the blocks themselves tell.
-            run.adopts = Some(false);
-            run.step = Step::Hash(None);
-        }
-        self.ready.push_back(token);
-        Ok(())
-    }
-
     fn advance_pull_write(&mut self, token: Token) {
         let Step::Write { pieces, .. } = &self.pull_run(token).step else {
             unreachable!("dispatched by step")
@@ -455,7 +367,8 @@ impl Engine {
         let target = self.tasks[&token].target;
         let (key, blocks) = (target.key, target.blocks);
         let job = self.pull_run(token).job;
-        let seed = self.requests.open[&job].header.epoch.counter;
+        let header = &self.requests.open[&job].header;
+        let (seed, by_crc) = (header.epoch.counter, header.flags.contains(Flags::HEAL));
         let crcs: Vec<u32> = buffer.as_ref().map_or_else(Vec::new, |buffer| block_crcs(buffer).collect());
         let bad = match &buffer {
             Some(_) => self.witness.unlike(key, blocks, &crcs),
@@ -468,6 +381,7 @@ impl Engine {
         let hash = |(index, block)| {
             let place = index * BLOCK_SIZE;
             let hash = match &buffer {
+                Some(_) if by_crc => u64::from(crcs[index]),
                 Some(buffer) => block_hash(&buffer[place..][..BLOCK_SIZE], seed),
                 None => 0,
             };
@@ -478,7 +392,9 @@ impl Engine {
         let run = self.pull_run(token);
         (run.hashes, run.crcs, run.bad) = (hashes, crcs, bad);
         run.step = Step::Link;
-        self.let_file_go(token);
+        // The network may take its time; the slot has others to serve.
+        self.task(token).slot = None;
+        self.files.release(key);
     }
 
     fn piece_written(&mut self, token: Token, result: Result<Buffer, Status>) -> Result<(), Status> {
