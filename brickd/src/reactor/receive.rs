@@ -120,9 +120,9 @@ impl Receiver {
             (self.start, self.end) = (0, self.end - self.start);
         }
         assert!(self.end < self.staging.len(), "an incomplete frame leaves room");
-        let known =
-            self.unconsumed().first_chunk::<HEADER_SIZE>().and_then(|header| Header::parse(header).ok());
-        let missing = known.map_or(0, |header| header.frame_bytes() - (self.end - self.start));
+        let received = &self.staging[self.start..self.end];
+        let known = received.first_chunk::<HEADER_SIZE>().and_then(|header| Header::parse(header).ok());
+        let missing = known.map_or(0, |header| header.frame_bytes().saturating_sub(received.len()));
         let room = &mut self.staging[self.end..];
         let wanted = if self.expects_large { PROBE_BYTES.max(missing) } else { STAGING_BYTES };
         let wanted = wanted.min(room.len());
