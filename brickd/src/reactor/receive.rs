@@ -110,7 +110,8 @@ impl Receiver {
 
     /// Where the next received bytes go. Never empty.
     pub fn target(&mut self) -> &mut [u8] {
-        if let Some(payload) = &mut self.payload {
+        if self.is_amid_payload() {
+            let payload = self.payload.as_mut().expect("just looked at");
             return &mut payload.buffer[payload.filled..];
         }
         if self.start == self.end {
@@ -120,11 +121,13 @@ impl Receiver {
             (self.start, self.end) = (0, self.end - self.start);
         }
         assert!(self.end < self.staging.len(), "an incomplete frame leaves room");
-        let received = &self.staging[self.start..self.end];
-        let known = received.first_chunk::<HEADER_SIZE>().and_then(|header| Header::parse(header).ok());
-        let missing = known.map_or(0, |header| header.frame_bytes().saturating_sub(received.len()));
+        let wanted = if self.expects_large {
+            let frame_bytes = self.peek_header().ok().flatten().map_or(0, |header| header.frame_bytes());
+            PROBE_BYTES.max(frame_bytes.saturating_sub(self.unconsumed().len()))
+        } else {
+            STAGING_BYTES
+        };
         let room = &mut self.staging[self.end..];
-        let wanted = if self.expects_large { PROBE_BYTES.max(missing) } else { STAGING_BYTES };
         let wanted = wanted.min(room.len());
         &mut room[..wanted]
     }

@@ -49,6 +49,19 @@ pub const ALL: [Case; 11] = [
     Case { more: "fsync=1\n", ..case("randwrite", "4k", 1) },
 ];
 
+/// Writes all data once, before anything is measured.
+pub const FILL: Case = case("write", "1m", 8);
+
+/// The cases whose name contains `part` ("depth 1;" is not "depth 16"), or a sentence that names them all.
+pub fn named(part: &str) -> Result<Vec<Case>, String> {
+    let cases: Vec<Case> = ALL.into_iter().filter(|case| format!("{case};").contains(part)).collect();
+    if cases.is_empty() {
+        let names: Vec<String> = ALL.iter().map(Case::to_string).collect();
+        return Err(format!("no case is called {part:?}; there are: {}", names.join("; ")));
+    }
+    Ok(cases)
+}
+
 impl Case {
     /// Whether bytes a second say more than requests a second.
     pub fn is_bulk(&self) -> bool {

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::sample::Sample;
+use crate::cluster::Cluster;
 use crate::cluster::command::{binary, run};
 
 /// Figures of a run.
@@ -22,12 +23,19 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Runner {
     /// Takes jobs and reports.
-    pub folder: PathBuf,
+    folder: PathBuf,
     /// The volume file.
-    pub volume: PathBuf,
+    volume: PathBuf,
 }
 
 impl Runner {
+    /// For a cluster's volume, with a folder of the cluster's.
+    pub fn of(cluster: &Cluster) -> Runner {
+        let folder = cluster.path("runs");
+        fs::create_dir(&folder).expect("a folder for the runs");
+        Runner { folder, volume: cluster.volume().to_path_buf() }
+    }
+
     /// A job for `brick-perf`.
     pub fn perf(&self, job: &str, name: &str) -> Run {
         let (input, output) = self.files(job, name);

@@ -10,10 +10,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use super::case::Case;
+use super::case::{self, Case};
 use super::run::{Run, Runner};
 use super::sample::Sample;
-use crate::cluster::measure::{context_switches, cpu_ticks};
+use crate::cluster::measure::{context_switches, cpu_us};
 use crate::cluster::nbd::NbdServer;
 use crate::cluster::process::{Process, wait_for};
 use crate::cluster::{Cluster, Options};
@@ -81,8 +81,6 @@ pub struct Targets {
 const IMAGE: &str = "process";
 /// The image that is served over NBD.
 const SERVED: &str = "served";
-/// Kernel's unit of processor time, microseconds.
-const TICK_US: f64 = 10_000.0;
 
 impl Targets {
     /// Starts everything and writes all data once.
@@ -101,14 +99,11 @@ impl Targets {
         cluster.create_image(IMAGE, &size);
         cluster.create_image(SERVED, &size);
         let server = cluster.serve(SERVED);
-        let folder = cluster.path("runs");
-        fs::create_dir(&folder).expect("a folder for the runs");
-        let runner = Runner { folder, volume: cluster.volume().to_path_buf() };
+        let runner = Runner::of(&cluster);
         let mut targets = Targets { setup, cluster, runner, server, qemu: None };
         targets.qemu = targets.start_qemu();
-        let fill = Case { rw: "write", block: "1m", depth: 8, more: "" };
         for target in targets.all() {
-            targets.execute(target, fill, None);
+            targets.execute(target, case::FILL, None);
         }
         targets
     }
@@ -141,9 +136,9 @@ impl Targets {
     fn spent(&mut self) -> (f64, f64) {
         let mut pids: Vec<u32> = self.cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
         pids.push(self.server.process().pid());
-        let ticks: u64 = pids.iter().map(|pid| cpu_ticks(*pid)).sum();
+        let cpu_us = pids.iter().map(|pid| cpu_us(*pid)).sum();
         let switches: u64 = pids.iter().map(|pid| context_switches(*pid)).sum();
-        (ticks as f64 * TICK_US, switches as f64)
+        (cpu_us, switches as f64)
     }
 
     /// Runs the case; whole data once if no time is given.

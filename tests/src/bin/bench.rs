@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use brick_tests::bench::bar::{self, Bar};
-use brick_tests::bench::case::{self, Case};
+use brick_tests::bench::case;
 use brick_tests::bench::chart;
 use brick_tests::bench::table::Results;
 use brick_tests::bench::target::{Setup, Targets};
@@ -45,13 +45,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let cases: Vec<Case> =
-        case::ALL.into_iter().filter(|case| format!("{case};").contains(&arguments.only)).collect();
-    if cases.is_empty() {
-        let names: Vec<String> = case::ALL.iter().map(Case::to_string).collect();
-        eprintln!("brick-bench: no case is called {:?}; there are: {}", arguments.only, names.join("; "));
-        return ExitCode::from(2);
-    }
+    let cases = match case::named(&arguments.only) {
+        Ok(cases) => cases,
+        Err(problem) => {
+            eprintln!("brick-bench: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let gluster = match &arguments.gluster[..] {
         [namespace, volume, mounted] => Some((namespace.clone(), volume.clone(), mounted.into())),
         _ => None,

@@ -4,7 +4,6 @@
 //! With the disk taken out means that the bricks keep their directories in memory (tmpfs, which takes O_DIRECT since Linux
 //! 6.6): what is left is the way of a request through network, engine and files.
 
-use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,11 +68,8 @@ impl Side {
         let arguments = cores.map(|cores| vec!["--cores".to_owned(), cores.to_owned()]);
         let cluster = Cluster::with(&Options { brick_arguments: arguments.into(), ..Options::default() });
         cluster.create_image(IMAGE, &format!("{size_mib}M"));
-        let folder = cluster.path("runs");
-        fs::create_dir(&folder).expect("a folder for the runs");
-        let runner = Runner { folder, volume: cluster.volume().to_path_buf() };
-        let fill = Case { rw: "write", block: "1m", depth: 8, more: "" };
-        runner.perf(&job(fill, size_mib, None), "fill");
+        let runner = Runner::of(&cluster);
+        runner.perf(&job(case::FILL, size_mib, None), "fill");
         Side { _cluster: cluster, runner, samples: vec![Vec::new(); CASES.len()] }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use brick_tests::bench::case::{self, Case};
 use brick_tests::bench::run::Runner;
-use brick_tests::cluster::measure::{context_switches, cpu_ticks, system_calls};
+use brick_tests::cluster::measure::{context_switches, cpu_us, system_calls};
 use brick_tests::cluster::process::Process;
 use brick_tests::cluster::{Cluster, Options};
 use clap::Parser;
@@ -37,8 +37,6 @@ struct Arguments {
 }
 
 const IMAGE: &str = "vm";
-/// Kernel's unit of processor time, microseconds.
-const TICK_US: f64 = 10_000.0;
 /// How often perf looks, each second; not a divisor of anything that happens regularly.
 const PERF_HZ: &str = "1999";
 
@@ -61,13 +59,13 @@ struct Counters {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let cases: Vec<Case> =
-        case::ALL.into_iter().filter(|case| format!("{case};").contains(&arguments.case)).collect();
-    if cases.is_empty() {
-        let names: Vec<String> = case::ALL.iter().map(Case::to_string).collect();
-        eprintln!("brick-profile: no case is called {:?}; there are: {}", arguments.case, names.join("; "));
-        return ExitCode::from(2);
-    }
+    let cases = match case::named(&arguments.case) {
+        Ok(cases) => cases,
+        Err(problem) => {
+            eprintln!("brick-profile: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let bench = Bench::start(arguments.size);
     for case in cases {
         bench.profile(case, Duration::from_secs(arguments.seconds), arguments.output.as_deref());
@@ -83,12 +81,9 @@ impl Bench {
         cluster.create_image(IMAGE, &format!("{size_mib}M"));
         let pids: Vec<u32> = cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
         let bricks = ["data brick 1", "data brick 2", "arbiter"].into_iter().zip(pids).collect();
-        let folder = cluster.path("runs");
-        fs::create_dir(&folder).expect("a folder for the runs");
-        let runner = Runner { folder, volume: cluster.volume().to_path_buf() };
+        let runner = Runner::of(&cluster);
         let bench = Bench { cluster, bricks, runner, size_mib };
-        let fill = Case { rw: "write", block: "1m", depth: 8, more: "" };
-        bench.runner.perf(&bench.job(fill, None), "fill");
+        bench.runner.perf(&bench.job(case::FILL, None), "fill");
         bench
     }
 
@@ -128,8 +123,7 @@ impl Bench {
     }
 
     fn counters(&self) -> Counters {
-        let of_brick =
-            |(_, pid): &(_, u32)| (cpu_ticks(*pid) as f64 * TICK_US, context_switches(*pid) as f64);
+        let of_brick = |(_, pid): &(_, u32)| (cpu_us(*pid), context_switches(*pid) as f64);
         let loopback = "/sys/class/net/lo/statistics/rx_bytes";
         let loopback_bytes = fs::read_to_string(loopback).expect("a loopback device").trim().parse();
         Counters {

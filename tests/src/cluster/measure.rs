@@ -14,6 +14,11 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
+/// The same, microseconds.
+pub fn cpu_us(pid: u32) -> f64 {
+    cpu_ticks(pid) as f64 * 10_000.0
+}
+
 /// What a process has in memory, bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
