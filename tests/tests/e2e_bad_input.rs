@@ -251,7 +251,7 @@ fn hello_frame() -> Vec<u8> {
         cursor::Body,
     };
     let hello = Hello {
-        versions: (1, 1),
+        versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
         features: 0,
         kind: PeerKind::Operator,
         core: CoreIndex(0),

@@ -37,8 +37,8 @@ fn heal_moves_exactly_the_changed_blocks() {
     scenario.until_healthy(id);
     let report = scenario.world.sessions[&id].group.report();
     assert!(report.healed_blocks > 0 && report.healed_blocks <= 40, "{report:?}");
-    // It was killed: all of its active shard, eight bytes a block.
-    assert_eq!(report.compared_blocks, 256, "{report:?}");
+    // It was killed, and forgot the CRCs of its active shard: it is told those, and nothing else is read or compared.
+    assert!(report.compared_blocks <= 40, "{report:?}");
     scenario.end(id);
 }
 

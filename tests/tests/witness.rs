@@ -113,7 +113,8 @@ fn rot_in_the_source_of_a_recovery_is_mended_from_the_target() {
     scenario.end(id);
 }
 
-/// rot: a brick crashes and forgets the CRCs of its active shards. What had rotted there is compared all the same.
+/// rot: a brick crashes and forgets the CRCs of its active shards. It takes those of the good copy, and what had rotted is
+/// met when it is read.
 #[test]
 fn rot_isnt_blessed_by_a_crash() {
     let (mut scenario, id, tag) = written();
@@ -130,6 +131,23 @@ fn rot_isnt_blessed_by_a_crash() {
     }
     assert!(!is_rotten(&scenario, 0, 3));
     scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// rot: what a crash made a brick forget is looked at after the heal, though no user ever reads it, and mended.
+#[test]
+fn rot_that_a_crash_hid_is_mended_without_a_read() {
+    let (mut scenario, id, _) = written();
+    scenario.pause(3000);
+    scenario.kill(0);
+    rot(&mut scenario, 0, 3);
+    scenario.write(id, 0, 7);
+    scenario.start(0);
+    scenario.pause(1000);
+    scenario.until_healthy(id);
+    scenario.pause(6000);
+    assert!(!is_rotten(&scenario, 0, 3));
+    assert_eq!(repaired(&scenario, id), 1);
     scenario.end(id);
 }
 

@@ -164,6 +164,8 @@ pub struct PullReport {
 ///
 /// `0 16B boot; 16 u64 start counter of the source that is meant; 24 count × u64 hashes, or none at all:`
 /// `the puller has no such shard, which reads as zeros`
+///
+/// With [`crate::Flags::HEAL`] there are none either: the puller wants the blocks' CRCs and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullRead {
     /// The life of the source that the holder knows.
@@ -177,6 +179,8 @@ pub struct PullRead {
 ///
 /// `0 u16 bitmap bytes n; 2 n bytes bitmap, bit i is block first+i; . u32 CRC per block sent;`
 /// `. bitmap of blocks that the source can't vouch for (rest)`
+///
+/// To one with [`crate::Flags::HEAL`]: the blocks whose CRCs are known, and those; no data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReadReply {
     /// Relative to the first block asked for; at most the blocks of one frame. That it stays within the

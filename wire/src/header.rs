@@ -187,7 +187,7 @@ impl Flags {
     pub const REWRITE: Flags = Flags(1 << 6);
     /// The asker only heals: the lease of another that only heals keeps it out, too (`RegisterPrepare`). What was
     /// written last is wanted, whatever the disk returns: blocks whose CRCs are known aren't read (`Verify`). The blocks
-    /// can only have rotted here: CRCs are compared instead of hashes (`Pull`, `PullRead`).
+    /// can only have rotted here: the source's CRCs are taken, and nothing is compared (`Pull`, `PullRead`).
     pub const HEAL: Flags = Flags(1 << 7);
     /// This core knows bad blocks of the image: `BadRead` lists them (replies to `Ping`). Write only blocks that are
     /// bad here (`Pull`).

@@ -49,8 +49,8 @@ pub const LANES_MAX: u16 = 256;
 /// Cores of one brick.
 pub const CORES_MAX: u16 = 256;
 
-/// The only protocol version so far; the hello carries a range so that the next one can talk to this one.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// Version 2 pulls CRCs where 1 compared by them. The hello carries a range so that a later one can talk to this one.
+pub const PROTOCOL_VERSION: u16 = 2;
 
 const _: () = assert!(BLOCK_SIZE == 1 << BLOCK_SHIFT);
 const _: () = assert!(DATA_BYTES_MAX.is_multiple_of(BLOCK_SIZE));

@@ -41,6 +41,7 @@ mod link;
 mod marks;
 mod pull;
 mod pull_source;
+mod recheck;
 mod registers;
 mod remove;
 mod requests;
@@ -70,6 +71,7 @@ use lease::Leases;
 use link::Links;
 use marks::Marks;
 use pull::Pulls;
+use recheck::Rechecks;
 use registers::Registers;
 use remove::Removals;
 use requests::Requests;
@@ -130,6 +132,7 @@ pub struct Engine {
     witness: Witness,
     bad_blocks: BadBlocks,
     pulls: Pulls,
+    rechecks: Rechecks,
     joins: Joins,
     /// Blocks of source reads that hold buffers.
     source_blocks: usize,
@@ -191,6 +194,7 @@ impl Engine {
             witness,
             bad_blocks: BadBlocks::default(),
             pulls: Pulls::default(),
+            rechecks: Rechecks::default(),
             joins: Joins::default(),
             source_blocks: 0,
             links: Links::default(),
@@ -241,7 +245,7 @@ impl Engine {
     /// When to come back with [`Event::Tick`] at the latest; `None` if only an event can change anything.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let retry = (!self.buffer_waiters.is_empty()).then(|| self.now + tasks::BUFFER_RETRY);
-        retry.into_iter().chain(self.links.next_deadline()).min()
+        retry.into_iter().chain(self.links.next_deadline()).chain(self.recheck_due()).min()
     }
 
     /// Does all that the event made possible.
@@ -252,6 +256,7 @@ impl Engine {
                 self.advance_task(token);
             }
             self.start_pull_runs();
+            self.start_recheck();
             self.advance_removals();
             self.check_drains();
             if !self.ready.is_empty() {

@@ -6,6 +6,9 @@
 //! apart from the clients' credits, and hold none while they wait for the source: two bricks that pull from
 //! each other never wait for each other's memory.
 //!
+//! Where the blocks can only have rotted, because nobody wrote them since they were equal, nothing is read: the run adopts
+//! the source's CRCs, as if the blocks had been written with them, and they are read later (`recheck`).
+//!
 //! A fence, a lost connection and a stop abort a pull: runs without a disk operation end at once, the
 //! others at its end. Peers: the source's blocks are checked against their CRCs and fetched again a few
 //! times if they don't match.
@@ -20,6 +23,7 @@ use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, BlockSet, Flags, Header, ImageUuid, Role, SessionId, Status};
 
 use super::pull_source::SOURCE_BLOCKS_MAX;
+use super::recheck::RECHECK_BLOCKS_MAX;
 use super::requests::{Outcome, Reply};
 use super::tasks::{Target, Work};
 use super::{ConnectionId, DiskRequest, Engine, Frame, Token};
@@ -31,8 +35,9 @@ const RUNS_MAX: usize = 64;
 const RUN_BLOCKS_MAX: usize = 1024;
 /// How often blocks that don't match their CRCs are fetched again.
 const RETRIES_MAX: u8 = 3;
-/// What heal takes from a core's pool at most, as target and as source. Add it to the clients' credits.
-pub const PULL_POOL_BYTES: usize = (RUN_BLOCKS_MAX + SOURCE_BLOCKS_MAX) * BLOCK_SIZE;
+/// What heal takes from a core's pool at most, as target and as source, and after it. Add it to the clients' credits.
+pub const PULL_POOL_BYTES: usize =
+    (RUN_BLOCKS_MAX + SOURCE_BLOCKS_MAX + RECHECK_BLOCKS_MAX as usize) * BLOCK_SIZE;
 
 const _: () = assert!(RUN_BLOCKS_MAX >= DATA_BLOCKS_MAX as usize, "the largest run fits");
 
@@ -60,12 +65,24 @@ enum Step {
     Write { data: Option<Buffer>, pieces: VecDeque<(BlockRange, usize)> },
 }
 
+/// How a run gets equal to the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Nothing was read yet.
+    Undecided,
+    /// By the source's CRCs alone.
+    Adopt,
+    /// By comparing blocks.
+    Compare,
+}
+
 /// One run of a pull.
 #[derive(Debug)]
 pub(super) struct PullRun {
     /// The pull.
     pub(super) job: Token,
     step: Step,
+    way: Way,
     hashes: Vec<u64>,
     /// CRCs of what was hashed; none if there is nothing, or it can't be read.
     crcs: Vec<u32>,
@@ -188,6 +205,7 @@ impl Engine {
                 let run = PullRun {
                     job,
                     step: Step::Hash(None),
+                    way: Way::Undecided,
                     hashes: Vec::new(),
                     crcs: Vec::new(),
                     bad: BlockSet::new(),
@@ -210,15 +228,55 @@ impl Engine {
             return;
         }
         match self.pull_run(token).step {
-            Step::Hash(_) => self.advance_hash(token),
+            Step::Hash(_) => {
+                if self.may_adopt(token) {
+                    self.advance_adopt(token);
+                } else {
+                    self.advance_hash(token);
+                }
+            }
             Step::Link => self.advance_call(token),
             Step::Called => {}
             Step::Write { .. } => self.advance_pull_write(token),
         }
     }
 
+    /// Whether the run needs nothing but the source's CRCs: the blocks can only have rotted, and nothing is known to be
+    /// wrong with them. Asked anew until it has the page that takes them: a file that is being made may not come to be.
+    fn may_adopt(&mut self, token: Token) -> bool {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        let PullRun { job, way, .. } = *self.pull_run(token);
+        let rewrite = self.syncs.must_be_rewritten(key);
+        way != Way::Compare
+            && self.requests.open[&job].header.flags.contains(Flags::HEAL)
+            && self.files.exists_soon(key)
+            && !rewrite.is_some_and(|rewrite| rewrite.intersects(blocks))
+            && !self.bad_blocks.intersect(key, blocks)
+    }
+
+    /// Gets hold of the page that takes the source's CRCs. The shard is in the activity log, as before a write: the page
+    /// has to be saved before it leaves that.
+    fn advance_adopt(&mut self, token: Token) {
+        if !self.task_activity(token) || !self.task_page_alone(token) {
+            return;
+        }
+        let run = self.pull_run(token);
+        (run.way, run.step) = (Way::Adopt, Step::Link);
+        self.let_file_go(token);
+        self.ready.push_back(token);
+    }
+
+    /// The network may take its time; the file's slot has others to serve.
+    fn let_file_go(&mut self, token: Token) {
+        if self.task(token).slot.take().is_some() {
+            let key = self.tasks[&token].target.key;
+            self.files.release(key);
+        }
+    }
+
     fn advance_hash(&mut self, token: Token) {
         let target = self.tasks[&token].target;
+        self.pull_run(token).way = Way::Compare;
         if !self.files.exists_soon(target.key) {
             // No hashes: all of it reads as zeros.
             self.pull_run(token).step = Step::Link;
@@ -245,9 +303,10 @@ impl Engine {
         let (job, hashes) = (run.job, std::mem::take(&mut run.hashes));
         let pull = &self.pulls.jobs[&job].pull;
         let (source, address) = (pull.source, pull.address.clone());
-        let Header { epoch, flags, .. } = self.requests.open[&job].header;
-        let body = PullRead { incarnation: pull.incarnation, hashes };
-        let flags = if flags.contains(Flags::HEAL) { Flags::HEAL } else { Flags::NONE };
+        let incarnation = pull.incarnation;
+        let epoch = self.requests.open[&job].header.epoch;
+        let flags = if self.adopts(token) { Flags::HEAL } else { Flags::NONE };
+        let body = PullRead { incarnation, hashes };
         let sent = self.call_source(token, target, (epoch, flags), (source, &address), &body);
         self.pull_run(token).hashes = body.hashes;
         match sent {
@@ -275,8 +334,12 @@ impl Engine {
         let count = reply.differing.count();
         let asked = usize::from(target.blocks.count);
         let fits = reply.differing.end().max(reply.unvouched.end()) <= asked;
-        if !fits || data_bytes != count * BLOCK_SIZE {
+        let adopts = self.adopts(token);
+        if !fits || data_bytes != if adopts { 0 } else { count * BLOCK_SIZE } {
             return Err("an answer to a pull with other blocks than asked for");
+        }
+        if adopts {
+            return self.adopt_crcs(token, &reply);
         }
         if !frame.data.as_ref().is_none_or(|data| block_crcs(data).eq(reply.crcs.iter().copied())) {
             let run = self.pull_run(token);
@@ -324,6 +387,43 @@ impl Engine {
         Ok(())
     }
 
+    /// The source told the CRCs of its blocks: that is what ours have, unless they rotted.
+    fn adopt_crcs(&mut self, token: Token, reply: &PullReadReply) -> Result<(), &'static str> {
+        let Target { key, blocks, shard_bytes } = self.tasks[&token].target;
+        let mut told = reply.differing.clone();
+        told.insert_all(&reply.unvouched);
+        let sum = reply.differing.count() + reply.unvouched.count();
+        if [told.count(), sum, told.end()] != [usize::from(blocks.count); 3] {
+            return Err("an answer to a pull without the CRCs that were asked for");
+        }
+        let mut crcs = reply.crcs.iter().copied();
+        let (mut told, mut unvouched) = (Vec::new(), BlockSet::new());
+        for (index, block) in (0..).zip(blocks.iter()) {
+            if reply.unvouched.contains(index) {
+                unvouched.insert_range(BlockRange::new(block, 1));
+                told.push(0);
+            } else {
+                told.push(crcs.next().expect("one for each block that is told"));
+            }
+        }
+        let mut unlike = self.witness.unlike(key, blocks, &told);
+        unlike.remove_all(&unvouched);
+        let run = self.pull_run(token);
+        let job = run.job;
+        if unlike.is_empty() {
+            run.step = Step::Write { data: None, pieces: VecDeque::new() };
+            let adopted = self.witness.adopt(key, blocks, &told, &unvouched);
+            self.check_later(key, shard_bytes, &adopted);
+            let job = self.pulls.jobs.get_mut(&job).expect("runs belong to a pull");
+            job.report.unvouched.insert_all(&unvouched);
+        } else {
+            // We know of another write than the source does: one of both is wrong, and the blocks themselves tell.
+            (run.way, run.step) = (Way::Compare, Step::Hash(None));
+        }
+        self.ready.push_back(token);
+        Ok(())
+    }
+
     fn advance_pull_write(&mut self, token: Token) {
         let Step::Write { pieces, .. } = &self.pull_run(token).step else {
             unreachable!("dispatched by step")
@@ -367,8 +467,7 @@ impl Engine {
         let target = self.tasks[&token].target;
         let (key, blocks) = (target.key, target.blocks);
         let job = self.pull_run(token).job;
-        let header = &self.requests.open[&job].header;
-        let (seed, by_crc) = (header.epoch.counter, header.flags.contains(Flags::HEAL));
+        let seed = self.requests.open[&job].header.epoch.counter;
         let crcs: Vec<u32> = buffer.as_ref().map_or_else(Vec::new, |buffer| block_crcs(buffer).collect());
         let bad = match &buffer {
             Some(_) => self.witness.unlike(key, blocks, &crcs),
@@ -381,7 +480,6 @@ impl Engine {
         let hash = |(index, block)| {
             let place = index * BLOCK_SIZE;
             let hash = match &buffer {
-                Some(_) if by_crc => u64::from(crcs[index]),
                 Some(buffer) => block_hash(&buffer[place..][..BLOCK_SIZE], seed),
                 None => 0,
             };
@@ -392,9 +490,7 @@ impl Engine {
         let run = self.pull_run(token);
         (run.hashes, run.crcs, run.bad) = (hashes, crcs, bad);
         run.step = Step::Link;
-        // The network may take its time; the slot has others to serve.
-        self.task(token).slot = None;
-        self.files.release(key);
+        self.let_file_go(token);
     }
 
     fn piece_written(&mut self, token: Token, result: Result<Buffer, Status>) -> Result<(), Status> {
@@ -475,6 +571,10 @@ impl Engine {
             None => Reply::body(job.report.to_bytes()),
         };
         self.answer(token, reply);
+    }
+
+    fn adopts(&mut self, token: Token) -> bool {
+        self.pull_run(token).way == Way::Adopt
     }
 
     fn pull_run(&mut self, token: Token) -> &mut PullRun {

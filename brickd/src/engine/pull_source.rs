@@ -2,14 +2,16 @@
 //!
 //! Served only under the promised epoch, by the incarnation that the holder means, and only while the
 //! accepted record counts this brick as in sync (rules I5, I12). Ordered behind writes in flight to the same
-//! blocks like any read. It says nothing about blocks that it can't vouch for. A shard that doesn't exist is all zeros, and so is one of a puller without hashes.
+//! blocks like any read. It says nothing about blocks that it can't vouch for. A shard that doesn't exist is all zeros, and
+//! so is one of a puller without hashes. A puller that has forgotten nothing but CRCs is told those, from the page as far as
+//! it knows them.
 
 use brick_wire::body::{PullRead, PullReadReply};
 use brick_wire::checksum::{block_crcs, block_hash, crc32c};
 use brick_wire::cursor::Body;
 use brick_wire::limits::{BLOCK_SIZE, DATA_BLOCKS_MAX};
 use brick_wire::overlap::Access;
-use brick_wire::{BlockSet, Epoch, Flags, Header, ImageUuid, Role, Status};
+use brick_wire::{BlockRange, BlockSet, Epoch, Flags, Header, ImageUuid, Role, Status};
 
 use super::requests::{Outcome, Reply};
 use super::tasks::{Target, Work};
@@ -75,16 +77,20 @@ impl Engine {
         }
         let target = self.tasks[&token].target;
         if !self.files.exists_soon(target.key) {
+            if self.wants_crcs(token) {
+                let crcs = vec![crc32c(&ZERO_BLOCK); usize::from(target.blocks.count)];
+                return self.answer_crcs(token, crcs, &BlockSet::new());
+            }
             self.compare(token, None, &BlockSet::new());
             return;
         }
         if matches!(self.source_read(token).step, Step::Read(None)) {
-            if self.is_by_crc(token) {
+            if self.wants_crcs(token) {
                 if !self.task_page_alone(token) {
                     return;
                 }
-                if self.is_equal_by_page(token) {
-                    return self.send_nothing(token);
+                if self.witness.known(target.key, target.blocks).1.is_empty() {
+                    return self.tell_crcs(token, &[]);
                 }
             }
             let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
@@ -103,54 +109,72 @@ impl Engine {
 
     pub(super) fn source_read_done(&mut self, token: Token, result: Result<Buffer, Status>) {
         let Target { key, blocks, .. } = self.tasks[&token].target;
-        let (buffer, bad) = match result {
+        let (buffer, crcs, bad) = match result {
             Ok(buffer) => {
                 let crcs: Vec<u32> = block_crcs(&buffer).collect();
                 let bad = self.examine(key, blocks, &crcs);
-                (Some(buffer), bad)
+                (Some(buffer), crcs, bad)
             }
-            Err(_) => (None, blocks.into()),
+            Err(_) => (None, Vec::new(), blocks.into()),
         };
         self.note_bad(key, &bad);
+        if self.wants_crcs(token) {
+            return self.tell_crcs(token, &crcs);
+        }
         self.compare(token, buffer, &bad);
     }
 
-    /// Whether the puller's blocks can only have rotted, and it sent CRCs.
-    fn is_by_crc(&self, token: Token) -> bool {
+    /// Whether the puller's blocks can only have rotted: it has forgotten their CRCs, and wants nothing else.
+    fn wants_crcs(&self, token: Token) -> bool {
         self.requests.open[&token].header.flags.contains(Flags::HEAL)
     }
 
-    /// Whether the puller has what was last written here, as far as the page knows all of it.
-    fn is_equal_by_page(&mut self, token: Token) -> bool {
+    /// Answers with the CRCs that are known, also of blocks that turned out bad, and for others with those of the blocks
+    /// as they were read, if they could be: one CRC in four billion is never known.
+    fn tell_crcs(&mut self, token: Token, read: &[u32]) {
         let Target { key, blocks, .. } = self.tasks[&token].target;
-        let (crcs, unknown) = self.witness.known(key, blocks);
-        let hashes = &self.source_read(token).hashes;
-        unknown.is_empty() && hashes.iter().copied().eq(crcs.iter().map(|crc| u64::from(*crc)))
+        let (mut crcs, mut unknown) = self.witness.known(key, blocks);
+        for (block, (crc, read)) in blocks.iter().zip(crcs.iter_mut().zip(read)) {
+            if unknown.contains(block) {
+                *crc = *read;
+                unknown.remove_range(BlockRange::new(block, 1));
+            }
+        }
+        self.answer_crcs(token, crcs, &unknown);
     }
 
-    fn send_nothing(&mut self, token: Token) {
-        let (differing, unvouched) = (BlockSet::new(), BlockSet::new());
-        self.source_read(token).step = Step::Send { blocks: None, differing, unvouched };
-        self.send_differing(token);
+    fn answer_crcs(&mut self, token: Token, crcs: Vec<u32>, unknown: &BlockSet) {
+        let blocks = self.tasks[&token].target.blocks;
+        let mut body = PullReadReply::default();
+        for ((index, block), crc) in (0..blocks.count).zip(blocks.iter()).zip(crcs) {
+            let one = BlockRange::new(index, 1);
+            if unknown.contains(block) {
+                body.unvouched.insert_range(one);
+            } else {
+                body.differing.insert_range(one);
+                body.crcs.push(crc);
+            }
+        }
+        self.end_task(token);
+        self.answer(token, Reply::body(body.to_bytes()));
     }
 
     /// Finds what differs between the puller's hashes and `blocks` (`None`: zeros), except where these are `bad`.
     fn compare(&mut self, token: Token, blocks: Option<Buffer>, bad: &BlockSet) {
         let target = self.tasks[&token].target.blocks;
         let seed = self.requests.open[&token].header.epoch.counter;
-        let by_crc = self.is_by_crc(token);
-        let hash = |block: &[u8]| if by_crc { u64::from(crc32c(block)) } else { block_hash(block, seed) };
-        let zero_hash = hash(&ZERO_BLOCK);
+        let zero_hash = block_hash(&ZERO_BLOCK, seed);
         let read = self.source_read(token);
         let (mut differing, mut unvouched) = (BlockSet::new(), BlockSet::new());
         for (index, block) in (0..target.count).zip(target.iter()) {
-            let one = brick_wire::BlockRange::new(index, 1);
+            let one = BlockRange::new(index, 1);
             if bad.contains(block) {
                 unvouched.insert_range(one);
                 continue;
             }
             let place = usize::from(index) * BLOCK_SIZE;
-            let own = blocks.as_ref().map_or(zero_hash, |data| hash(&data[place..][..BLOCK_SIZE]));
+            let own =
+                blocks.as_ref().map_or(zero_hash, |data| block_hash(&data[place..][..BLOCK_SIZE], seed));
             let other = read.hashes.get(usize::from(index)).copied().unwrap_or(zero_hash);
             if own != other {
                 differing.insert_range(one);

@@ -37,6 +37,7 @@ impl Engine {
         let image = self.fenced_image(id, &header)?.image;
         let token = self.open_issued(id, header, Some(image));
         self.removals.images.insert(image, Removal { token, deleting: None, failed: false });
+        self.rechecks.forget(image);
         Ok(None)
     }
 

@@ -58,6 +58,12 @@ impl BadBlocks {
         }
     }
 
+    /// Whether one of the blocks is known to be bad.
+    pub(super) fn intersect(&self, (image, shard): ShardKey, blocks: BlockRange) -> bool {
+        let bad = self.images.get(&image).and_then(|shards| shards.get(&shard));
+        bad.is_some_and(|bad| bad.intersects(blocks))
+    }
+
     /// The image is removed.
     pub(super) fn forget(&mut self, image: ImageUuid) {
         self.images.remove(&image);

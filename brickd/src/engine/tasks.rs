@@ -40,6 +40,8 @@ pub(super) enum Work {
     PullRun(PullRun),
     /// See `scrub`; with its buffer when it has one.
     Verify(Option<Buffer>),
+    /// Nobody's request: see `recheck`; with its buffer when it has one.
+    Recheck(Option<Buffer>),
     /// Nobody's request: see `witness`.
     PageSave(PageSave),
 }
@@ -96,6 +98,7 @@ impl Engine {
             Work::SourceRead(_) => self.advance_source_read(token),
             Work::PullRun(_) => self.advance_pull_run(token),
             Work::Verify(_) => self.advance_verify(token),
+            Work::Recheck(_) => self.advance_recheck(token),
             Work::PageSave(_) => self.advance_page_save(token),
         }
     }
@@ -119,6 +122,7 @@ impl Engine {
             Work::SourceRead(_) => self.source_read_done(token, result),
             Work::PullRun(_) => self.pull_io_done(token, result),
             Work::Verify(_) => self.verify_done(token, result),
+            Work::Recheck(_) => self.recheck_read(token, result),
             Work::PageSave(_) => self.page_block_written(token, result),
         }
     }
@@ -140,6 +144,7 @@ impl Engine {
         match &task.work {
             Work::SourceRead(read) => self.source_read_ended(read),
             Work::PullRun(_) => self.pull_run_ended(task.target.blocks),
+            Work::Recheck(_) => self.recheck_ended(),
             Work::Write(_) | Work::DummyWrite(_) | Work::Read(_) | Work::Verify(_) | Work::PageSave(_) => {}
         }
         for woken in self.claims.release(task.target.key, token) {
@@ -157,6 +162,7 @@ impl Engine {
                 self.end_task(token);
                 self.pull_run_failed(job, token, status);
             }
+            Work::Recheck(_) => self.end_task(token),
             Work::PageSave(_) => {
                 let lane = self.lane_of(task.target.key);
                 self.end_task(token);
@@ -210,7 +216,7 @@ impl Engine {
     pub(super) fn only_reads(&self, token: Token) -> bool {
         self.tasks.get(&token).is_some_and(|task| match &task.work {
             Work::Write(_) | Work::DummyWrite(_) | Work::PageSave(_) => false,
-            Work::Read(_) | Work::Verify(_) | Work::SourceRead(_) => true,
+            Work::Read(_) | Work::Verify(_) | Work::Recheck(_) | Work::SourceRead(_) => true,
             Work::PullRun(run) => run.is_hashing(),
         })
     }

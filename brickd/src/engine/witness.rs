@@ -223,6 +223,25 @@ impl Witness {
         }
     }
 
+    /// Takes CRCs that another copy told, but for `others`, where ours wasn't known; returns where. The disk has to learn
+    /// them: a block that doesn't match must not be taken as it is found after another start.
+    pub(super) fn adopt(
+        &mut self,
+        key: ShardKey,
+        blocks: BlockRange,
+        crcs: &[u32],
+        others: &BlockSet,
+    ) -> BlockSet {
+        let (_, mut adopted) = self.known(key, blocks);
+        adopted.remove_all(others);
+        self.change(key, |slots| {
+            for (block, crc) in blocks.iter().zip(crcs).filter(|(block, _)| adopted.contains(*block)) {
+                slots[usize::from(block)] = stored(*crc);
+            }
+        });
+        adopted
+    }
+
     /// The shard's file is new, and zero.
     pub(super) fn created(&mut self, key: ShardKey, shard_bytes: u64) {
         self.distrusted.remove(&key);

@@ -247,8 +247,8 @@ impl Group {
             self.flush.inherited = false;
             self.flush.background &= !background;
             self.flush.failed = false;
-            // What a recovery made equal is so for good.
-            self.continuous = self.continuous.union(in_sync);
+            // What a recovery made equal is so for good; but one that is to leave S may have crashed since it answered.
+            self.continuous = self.continuous.union(in_sync.difference(self.dropping));
             if covers.equal {
                 self.clean(acknowledged, covers.boundary);
             }

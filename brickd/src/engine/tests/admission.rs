@@ -1,6 +1,7 @@
 //! Who gets in, and what a session's next connection does to its earlier ones.
 
 use brick_wire::handshake::{Hello, PeerKind};
+use brick_wire::limits::PROTOCOL_VERSION;
 use brick_wire::*;
 
 use super::harness::*;
@@ -13,7 +14,7 @@ fn admission_refuses_with_a_reason() {
     let bad = [
         (Hello { volume: VolumeUuid::from_bytes([1; 16]), ..good() }, Status::WrongBrick),
         (Hello { brick: brick_uuid(1), ..good() }, Status::WrongBrick),
-        (Hello { versions: (2, 3), ..good() }, Status::Unsupported),
+        (Hello { versions: (PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2), ..good() }, Status::Unsupported),
         (Hello { features: 1, ..good() }, Status::Unsupported),
         (Hello { volume: VolumeUuid::NIL, ..good() }, Status::WrongBrick),
     ];

@@ -8,7 +8,7 @@ use brick_wire::body::{Attach, put_crcs};
 use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
-use brick_wire::limits::{BLOCK_SIZE, SHARD_SHIFT_MIN};
+use brick_wire::limits::{BLOCK_SIZE, PROTOCOL_VERSION, SHARD_SHIFT_MIN};
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::record::{EpochRecord, Member, RecordKind};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
@@ -404,7 +404,7 @@ impl Brick {
 
 pub fn client_hello(core: u16, session: SessionId, generation: u32) -> Hello {
     Hello {
-        versions: (1, 1),
+        versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
         features: 0,
         kind: PeerKind::Client,
         core: CoreIndex(core),

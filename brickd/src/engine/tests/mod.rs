@@ -3,6 +3,7 @@
 
 mod activity;
 mod admission;
+mod adopting;
 mod data;
 mod fencing;
 mod flushing;

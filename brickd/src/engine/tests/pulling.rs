@@ -18,20 +18,22 @@ const SHARD: ShardIndex = ShardIndex(0);
 const PULLED: Generation = Generation(2);
 
 /// Two bricks and the wires between them.
-struct Pair {
-    source: Brick,
-    target: Brick,
+pub(super) struct Pair {
+    pub(super) source: Brick,
+    pub(super) target: Brick,
     source_client: ConnectionId,
-    target_client: ConnectionId,
+    pub(super) target_client: ConnectionId,
     /// Dialled connection of the target, and the same at the source.
     wires: BTreeMap<ConnectionId, ConnectionId>,
     /// Frames from source to target that arrive broken, from now on.
     corrupt: usize,
+    /// What happens to answers from source to target on their way.
+    pub(super) tamper: Box<dyn Fn(&mut Frame)>,
 }
 
 impl Pair {
     /// The source on `cores` cores, the target on one; both know Alice's epoch.
-    fn new(cores: u16) -> Pair {
+    pub(super) fn new(cores: u16) -> Pair {
         let mut source = Brick::new((0..cores).map(|core| config(0, core, cores)).collect());
         let mut target = Brick::new(vec![config(1, 0, 1)]);
         let control = source.connect(0, ALICE, 1);
@@ -40,38 +42,63 @@ impl Pair {
         let source_client = source.connect(core.0, ALICE, 1);
         let target_client = target.connect(0, ALICE, 1);
         target.hold_image(target_client, EPOCH);
-        Pair { source, target, source_client, target_client, wires: BTreeMap::new(), corrupt: 0 }
+        let wires = BTreeMap::new();
+        Pair { source, target, source_client, target_client, wires, corrupt: 0, tamper: Box::new(|_| {}) }
     }
 
-    fn write_source(&mut self, first: u16, data: &[u8]) {
+    pub(super) fn write_source(&mut self, first: u16, data: &[u8]) {
         let id = self.source.write(self.source_client, EPOCH, SHARD, first, data);
         assert_eq!(self.source.status_of(id), Some(Status::Ok));
     }
 
-    fn write_target(&mut self, first: u16, data: &[u8]) {
+    pub(super) fn write_target(&mut self, first: u16, data: &[u8]) {
         let id = self.target.write(self.target_client, EPOCH, SHARD, first, data);
         assert_eq!(self.target.status_of(id), Some(Status::Ok));
     }
 
+    /// The target died and started again: its active shards have lost their CRCs. Or it was stopped, and lost nothing.
+    pub(super) fn restart_target(&mut self, again: EngineConfig) {
+        let old = std::mem::replace(&mut self.target, Brick::new(Vec::new()));
+        let incarnation = Incarnation { start: StartCounter(6), ..again.incarnation };
+        let mut target = Brick::new(vec![EngineConfig {
+            incarnation,
+            registers: old.registers.clone(),
+            shards: old.files.keys().copied().collect(),
+            dirty: old.saved.values().flatten().cloned().collect(),
+            active: old.active.values().flatten().copied().collect(),
+            ..again
+        }]);
+        (target.files, target.active, target.saved) = (old.files, old.active, old.saved);
+        (target.registers, target.now) = (old.registers, old.now);
+        self.wires.clear();
+        self.target_client = target.connect(0, ALICE, 1);
+        self.target = target;
+    }
+
     fn pull(&mut self, first: u16, count: u16) -> RequestId {
+        self.pull_flagged(first, count, Flags::NONE)
+    }
+
+    pub(super) fn pull_flagged(&mut self, first: u16, count: u16, flags: Flags) -> RequestId {
         let pull = Pull {
             source: brick_uuid(0),
             incarnation: config(0, 0, 1).incarnation,
             address: "source:1".to_owned(),
             blocks: BlockSet::from(BlockRange::new(first, count)),
         };
-        self.send_pull(&pull)
+        self.send_pull(&pull, flags)
     }
 
-    fn send_pull(&mut self, pull: &Pull) -> RequestId {
-        let header = Header { epoch: EPOCH, shard: SHARD, generation: PULLED, ..request(Opcode::Pull) };
+    fn send_pull(&mut self, pull: &Pull, flags: Flags) -> RequestId {
+        let header =
+            Header { epoch: EPOCH, shard: SHARD, generation: PULLED, flags, ..request(Opcode::Pull) };
         let id = self.target.send(self.target_client, header, pull.to_bytes(), None);
         self.carry();
         id
     }
 
     /// Carries frames to and fro until nothing moves.
-    fn carry(&mut self) {
+    pub(super) fn carry(&mut self) {
         loop {
             let dialed = std::mem::take(&mut self.target.dialed);
             let to_source: Vec<_> = self.target.replies.extract_if(.., |(id, _)| id.0 >> 63 == 1).collect();
@@ -87,7 +114,8 @@ impl Pair {
             for (dialed, frame) in to_source {
                 self.deliver_to_source(dialed, frame);
             }
-            for (id, frame) in to_target {
+            for (id, mut frame) in to_target {
+                (self.tamper)(&mut frame);
                 let (dialed, _) = self.wires.iter().find(|(_, other)| **other == id).expect("a wire");
                 self.deliver_to_target(*dialed, frame);
             }
@@ -118,7 +146,7 @@ impl Pair {
         self.target.event(0, Event::Frame { connection, frame });
     }
 
-    fn report(&mut self, id: RequestId) -> Result<PullReport, Status> {
+    pub(super) fn report(&mut self, id: RequestId) -> Result<PullReport, Status> {
         let frame = self.target.reply(id).expect("the pull is answered");
         match frame.header.status {
             Status::Ok => Ok(PullReport::from_bytes(&frame.aux).expect("a report")),
@@ -265,7 +293,7 @@ fn pulling_checks_the_source() {
     };
     let start = StartCounter(4);
     let past = Pull { incarnation: Incarnation { start, ..good.incarnation }, ..good.clone() };
-    let wrong = pair.send_pull(&past);
+    let wrong = pair.send_pull(&past, Flags::NONE);
     assert_eq!(pair.report(wrong), Err(Status::WrongIncarnation));
     // A promise without a record: nobody knows whether the source is good.
     let next = epoch(2, ALICE);
