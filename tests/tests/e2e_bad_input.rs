@@ -246,6 +246,7 @@ fn garbage_on_a_bricks_port() {
 fn hello_frame() -> Vec<u8> {
     use brick_wire::handshake::{Hello, PeerKind};
     use brick_wire::header::seal_aux;
+    use brick_wire::limits::PROTOCOL_VERSION;
     use brick_wire::{
         BrickUuid, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, SessionId, VolumeUuid,
         cursor::Body,
