@@ -93,6 +93,8 @@ fn recovery_makes_a_dead_clients_last_write_equal() {
     let mut scenario = Scenario::new(&ARBITERED);
     let id = scenario.open();
     scenario.write(id, 0, 3);
+    // The arbiter is told what it missed while the image was opened: not in the way of the next write.
+    scenario.pause(100);
     let host = scenario.world.network.client_host(0);
     scenario.world.network.set_blocked(host, 1, true);
     let (_, tag) = scenario.begin_write(id, 0, 3);
@@ -474,6 +476,29 @@ fn heal_takes_part_in_writes_that_only_it_can_complete() {
     scenario.end(id);
 }
 
+/// lease: a data brick is away, and the arbiter restarts: for a moment no quorum has renewed. It renews as soon as it is
+/// back, and not with the next turn, which may be a quarter of the lease away.
+#[test]
+fn lease_is_renewed_as_soon_as_a_brick_is_back() {
+    for pause in [30, 80, 130, 180, 230] {
+        let mut scenario = Scenario::new(&ARBITERED);
+        let id = scenario.open();
+        scenario.kill(1);
+        scenario.write(id, 0, 0);
+        scenario.pause(1000 + pause);
+        scenario.kill(2);
+        scenario.start(2);
+        let begun = scenario.world.agenda.now();
+        scenario.read(id, 0, 0);
+        let waited = scenario.world.agenda.now().since(begun);
+        assert!(waited < Duration::from_millis(40), "{waited:?}");
+        scenario.start(1);
+        scenario.until_healthy(id);
+        scenario.pause(1000);
+        scenario.end(id);
+    }
+}
+
 /// lease: a brick restarts while a dead client's lease runs off elsewhere. It says that more is left than the
 /// others say; an opener must not take that for a sign of life.
 #[test]
@@ -493,7 +518,7 @@ fn lease_of_a_dead_holder_looks_no_longer_because_a_brick_restarted() {
     scenario.kill(1);
     scenario.start(1);
     let (second, opened) = scenario.try_open(1, false);
-    assert!(left(&opened) < before, "{} after {before}", left(&opened));
+    assert!(left(&opened) <= before, "{} after {before}", left(&opened));
     scenario.world.drop_session(second, false);
     scenario.pause(2000);
     let id = scenario.open();

@@ -132,6 +132,11 @@ impl Pulls {
         self.jobs.contains_key(&token)
     }
 
+    /// Whether none is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     /// What the image has pulled since start.
     pub(super) fn report(&self, image: ImageUuid) -> Pulled {
         self.pulled.get(&image).copied().unwrap_or_default()

@@ -47,7 +47,8 @@ impl Engine {
         self.require_role(Role::Data)?;
         let target = self.fenced_shard(id, &header)?;
         let count = usize::from(target.blocks.count);
-        if count == 0 || !(body.hashes.is_empty() || body.hashes.len() == count) {
+        let hashes_max = if header.flags.contains(Flags::HEAL) { 0 } else { count };
+        if count == 0 || !(body.hashes.is_empty() || body.hashes.len() == hashes_max) {
             return Err(Status::Invalid);
         }
         if body.incarnation != self.config.incarnation {

@@ -1,8 +1,9 @@
 //! Reads blocks whose CRCs were adopted from another copy (see `pull`) and compares them: what rotted before a crash is
 //! found within moments of the heal, while that copy is there to repair it, and not when a client or a scrub gets there.
 //!
-//! It can wait, so it does: until heal is over, a piece at a time, and with pauses. What is left of it at a stop is
-//! forgotten: the CRCs are on disk by then, and scrubs meet those blocks like all others.
+//! It can wait, so it does: until nothing is pulled, a piece at a time, with pauses, and it never waits for memory with
+//! blocks in its hands. What is left of it at a stop is forgotten: the CRCs are on disk by then, and scrubs meet those
+//! blocks like all others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::buffer::Buffer;
 pub(super) const RECHECK_BLOCKS_MAX: u16 = 64;
 /// How long after the last CRC was adopted it begins.
 const DELAY: Duration = Duration::from_secs(1);
-/// Between two reads: 256 KiB every 5 ms are 50 MB/s.
+/// Between two reads of a brick of one core: 256 KiB every 5 ms are 50 MB/s. More cores share that.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What is to be read. There are no more shards in it than the activity log names after a crash.
@@ -43,6 +44,11 @@ impl Rechecks {
         self.waiting.retain(|(other, _), _| *other != image);
     }
 
+    fn insert(&mut self, key: ShardKey, shard_bytes: u64, blocks: &BlockSet) {
+        let (_, waiting) = self.waiting.entry(key).or_insert_with(|| (shard_bytes, BlockSet::new()));
+        waiting.insert_all(blocks);
+    }
+
     /// Takes the next blocks of a shard.
     fn take_next(&mut self) -> Option<Target> {
         let mut entry = self.waiting.first_entry()?;
@@ -64,15 +70,15 @@ impl Engine {
         if blocks.is_empty() {
             return;
         }
-        let (_, waiting) = self.rechecks.waiting.entry(key).or_insert_with(|| (shard_bytes, BlockSet::new()));
-        waiting.insert_all(blocks);
+        self.rechecks.insert(key, shard_bytes, blocks);
         self.rechecks.due = self.now + DELAY;
     }
 
     /// When the next blocks should be read.
     pub(super) fn recheck_due(&self) -> Option<Timestamp> {
-        let idle = self.rechecks.waiting.is_empty() || self.rechecks.running || self.is_stopping();
-        (!idle).then_some(self.rechecks.due)
+        let Rechecks { waiting, running, due } = &self.rechecks;
+        let possible = !running && self.pulls.is_idle() && !self.is_stopping();
+        (possible && !waiting.is_empty()).then_some(*due)
     }
 
     /// Starts to read the next blocks when it is time.
@@ -95,7 +101,10 @@ impl Engine {
             return self.end_task(token);
         }
         if matches!(self.tasks[&token].work, Work::Recheck(None)) {
-            let Some(buffer) = self.task_buffer(token, usize::from(target.blocks.count)) else { return };
+            let Some(buffer) = self.pool.allocate(target.blocks.bytes()) else {
+                self.rechecks.insert(target.key, target.shard_bytes, &target.blocks.into());
+                return self.end_task(token);
+            };
             self.task(token).work = Work::Recheck(Some(buffer));
         }
         let Some(slot) = self.task_file(token) else { return };
@@ -122,8 +131,16 @@ impl Engine {
         self.end_task(token);
     }
 
+    /// The file can't be opened: to its readers all of it is bad.
+    pub(super) fn recheck_failed(&mut self, token: Token) {
+        let Target { key, blocks, .. } = self.tasks[&token].target;
+        self.note_bad(key, &blocks.into());
+        self.end_task(token);
+    }
+
     pub(super) fn recheck_ended(&mut self) {
         self.rechecks.running = false;
-        self.rechecks.due = self.rechecks.due.max(self.now + PAUSE);
+        let pause = PAUSE * u32::from(self.config.cores);
+        self.rechecks.due = self.rechecks.due.max(self.now + pause);
     }
 }

@@ -162,7 +162,7 @@ impl Engine {
                 self.end_task(token);
                 self.pull_run_failed(job, token, status);
             }
-            Work::Recheck(_) => self.end_task(token),
+            Work::Recheck(_) => self.recheck_failed(token),
             Work::PageSave(_) => {
                 let lane = self.lane_of(task.target.key);
                 self.end_task(token);

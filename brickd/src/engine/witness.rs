@@ -234,11 +234,13 @@ impl Witness {
     ) -> BlockSet {
         let (_, mut adopted) = self.known(key, blocks);
         adopted.remove_all(others);
-        self.change(key, |slots| {
-            for (block, crc) in blocks.iter().zip(crcs).filter(|(block, _)| adopted.contains(*block)) {
-                slots[usize::from(block)] = stored(*crc);
-            }
-        });
+        if !adopted.is_empty() {
+            self.change(key, |slots| {
+                for (block, crc) in blocks.iter().zip(crcs).filter(|(block, _)| adopted.contains(*block)) {
+                    slots[usize::from(block)] = stored(*crc);
+                }
+            });
+        }
         adopted
     }
 

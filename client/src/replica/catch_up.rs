@@ -85,10 +85,8 @@ impl Group {
         }
         match status {
             Status::Ok => {
-                self.brick_mut(brick).accepted = epoch;
                 self.brick_mut(brick).catching_up = None;
-                self.flush.note_bits_left();
-                self.drive_all();
+                self.note_at_epoch(brick);
             }
             Status::BallotRefused => {
                 self.brick_mut(brick).catching_up = None;
@@ -99,6 +97,16 @@ impl Group {
             }
             _ => self.reset_link(brick, "the brick can't accept the current epoch"),
         }
+    }
+
+    /// The brick has accepted the decided record, late.
+    pub(super) fn note_at_epoch(&mut self, brick: BrickIndex) {
+        let record = self.record.as_ref().expect("it was decided");
+        self.brick_mut(brick).accepted = record.epoch;
+        // Without this brick there may be no quorum that renewed: requests that wait for one don't wait for the next turn.
+        self.renew_at = self.now;
+        self.flush.note_bits_left();
+        self.drive_all();
     }
 
     fn catch_up_again(&mut self, brick: BrickIndex) {

@@ -180,9 +180,7 @@ impl Group {
             }
         } else if self.record.as_ref().is_some_and(|record| record.epoch == ballot) {
             // Decided before this one answered.
-            self.brick_mut(brick).accepted = ballot;
-            self.flush.note_bits_left();
-            self.drive_all();
+            self.note_at_epoch(brick);
         }
     }
 

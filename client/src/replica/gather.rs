@@ -4,7 +4,7 @@
 //! the maps are read page by page. A map is trusted only if its brick lost no bit of it; else every
 //! block of every shard is compared. The brick's own map adds nothing if every write it ever saw since
 //! it was equal came from this session (then S saw them all) and it hasn't crashed; after a crash its active shards are
-//! on its map, and compared whole, because their CRCs are lost with it (see the witness in `REPLICATION.md`).
+//! on its map, because their CRCs are lost with it (see the witness in `REPLICATION.md`).
 
 use std::collections::BTreeMap;
 

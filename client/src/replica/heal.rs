@@ -494,7 +494,8 @@ impl Group {
     /// The brick is in S.
     pub(super) fn finish_join(&mut self, brick: BrickIndex) {
         self.joining = None;
-        if !self.brick(brick).lost_memory {
+        // It may have crashed since it was flushed, and is to leave again.
+        if !self.brick(brick).lost_memory && !self.dropping.contains(brick) {
             self.continuous.insert(brick);
         }
         self.crashed.remove(brick);
