@@ -1,6 +1,9 @@
 //! What I/O must not cost, counted and not timed.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use brick_tests::cluster::measure::worker_runs;
@@ -16,6 +19,9 @@ const WORKER_RUNS_MAX: u64 = REQUESTS as u64 / 100;
 /// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every two seconds, and
 /// sync each of 16 shards for that.
 const SYNC_RUNS_MAX: u64 = 100;
+/// Bricks clean their bits every two seconds, and renewals come four times in a lease: a few allocations belong to no
+/// request.
+const ALLOCATIONS_MAX: u64 = REQUESTS as u64 / 100;
 
 /// Overwrites and reads random blocks, several at a time.
 fn use_blocks(client: &mut NbdClient, sequence: &mut Sequence) {
@@ -73,4 +79,39 @@ fn requests_on_written_blocks_are_not_punted() {
         assert!(runs <= runs_max, "{runs} of {REQUESTS} requests were punted");
     }
     server.close();
+}
+
+/// allocations: an image in use for a while.
+/// A brick in its steady state takes all that a request needs from what it has: nothing is allocated for it.
+#[test]
+fn requests_allocate_nothing() {
+    let mut cluster = Cluster::start();
+    let counts = cluster.path("counts");
+    cluster.bricks[D1].stop();
+    cluster.bricks[D1].start_counting(&counts);
+    cluster.create_image("vm", &IMAGE_BYTES.to_string());
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
+        client.write(offset, &pattern::blocks(offset, (1 << 20) / BLOCK_BYTES, 1)).expect("written");
+    }
+    let first = allocations(&counts);
+    use_blocks(&mut client, &mut Sequence::new(5));
+    let warm = allocations(&counts);
+    use_blocks(&mut client, &mut Sequence::new(6));
+    let steady = allocations(&counts) - warm;
+    assert_eq!(cluster.health("vm")["state"], "healthy", "the brick that counts is in use");
+    println!("{}", cluster.bricks[D1].process().stderr());
+    println!("{} allocations for the first {REQUESTS} requests, {steady} for the next", warm - first);
+    assert!(first > 0, "starting a brick allocates, and is counted");
+    assert!(steady <= ALLOCATIONS_MAX, "{steady} allocations for {REQUESTS} requests");
+    server.close();
+}
+
+/// What a counting brick has allocated.
+fn allocations(counts: &Path) -> u64 {
+    let mut text = String::new();
+    let mut asked = UnixStream::connect(counts).expect("the brick tells");
+    asked.read_to_string(&mut text).expect("a number");
+    text.parse().expect("a number")
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use crate::limits::{BLOCK_SIZE, SHARD_BLOCKS_MAX};
 
 /// Consecutive blocks of one shard.
@@ -58,8 +60,9 @@ impl fmt::Debug for BlockRange {
 /// A set of blocks of one shard: one bit each.
 #[derive(Clone, Default)]
 pub struct BlockSet {
-    /// At most those of the largest shard. Zero words may stand at the end: equality looks past them.
-    words: Vec<u64>,
+    /// At most those of the largest shard; those of a shard of 4 MiB need no memory of their own. Zero words may stand
+    /// at the end: equality looks past them.
+    words: SmallVec<[u64; 16]>,
 }
 
 impl BlockSet {
@@ -199,7 +202,7 @@ impl PartialEq for BlockSet {
     fn eq(&self, other: &BlockSet) -> bool {
         let (short, long) = if self.words.len() < other.words.len() { (self, other) } else { (other, self) };
         let (head, tail) = long.words.split_at(short.words.len());
-        head == short.words && tail.iter().all(|word| *word == 0)
+        head == short.words.as_slice() && tail.iter().all(|word| *word == 0)
     }
 }
 

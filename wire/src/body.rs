@@ -3,6 +3,8 @@
 //! Block CRCs have no struct of their own: the aux of a `Write`, a `DummyWrite` or a `Read` reply is the
 //! CRC32C of blocks 1.. (u32 each); block 0's is in the header. A one-block frame has no aux.
 
+use smallvec::SmallVec;
+
 use crate::blocks::BlockSet;
 use crate::cursor::{Body, BodyError, Put, Reader};
 use crate::header::Header;
@@ -193,6 +195,9 @@ pub struct PullReadReply {
     pub unvouched: BlockSet,
 }
 
+/// The CRCs of a request's blocks: those of a request of up to 64 KiB need no memory of their own.
+pub type Crcs = SmallVec<[u32; 16]>;
+
 /// Splits block CRCs into the header's and the aux body's part; sets the header's.
 pub fn put_crcs(header: &mut Header, crcs: &[u32]) -> Vec<u8> {
     header.first_crc = crcs.first().copied().unwrap_or(0);
@@ -200,7 +205,7 @@ pub fn put_crcs(header: &mut Header, crcs: &[u32]) -> Vec<u8> {
 }
 
 /// Joins what [`put_crcs`] split; `block_count` CRCs or an error.
-pub fn read_crcs(header: &Header, aux: &[u8], block_count: usize) -> Result<Vec<u32>, BodyError> {
+pub fn read_crcs(header: &Header, aux: &[u8], block_count: usize) -> Result<Crcs, BodyError> {
     if aux.len() != block_count.saturating_sub(1) * 4 {
         return Err(BodyError::OutOfRange { field: "block crcs", value: aux.len() as u64 });
     }

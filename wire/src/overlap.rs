@@ -7,6 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use smallvec::SmallVec;
+
 use crate::blocks::BlockRange;
 
 /// How an operation uses its blocks.
@@ -33,7 +35,7 @@ impl<T> Claim<T> {
 
 #[derive(Debug)]
 struct ShardClaims<T> {
-    active: Vec<Claim<T>>,
+    active: SmallVec<[Claim<T>; 4]>,
     waiting: VecDeque<Claim<T>>,
 }
 
@@ -56,7 +58,7 @@ impl<K: Hash + Eq + Copy, T: Copy + Eq> OverlapQueue<K, T> {
         let claims = self
             .shards
             .entry(shard)
-            .or_insert_with(|| ShardClaims { active: Vec::new(), waiting: VecDeque::new() });
+            .or_insert_with(|| ShardClaims { active: SmallVec::new(), waiting: VecDeque::new() });
         let mut tokens = claims.active.iter().chain(&claims.waiting).map(|claim| claim.token);
         assert!(tokens.all(|other| other != token), "a token claims at most one range of a shard");
         let blocked = claims.active.iter().chain(&claims.waiting).any(|other| other.conflicts(range, access));

@@ -7,7 +7,7 @@
 //! A shard that doesn't exist reads as zeros; it is
 //! created and allocated before its first write.
 
-use brick_wire::body::{DirtyPage, put_crcs, read_crcs};
+use brick_wire::body::{Crcs, DirtyPage, put_crcs, read_crcs};
 use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
@@ -24,7 +24,7 @@ pub(super) struct WriteTask {
     /// `None` while it is at the disk's.
     buffer: Option<Buffer>,
     /// One a block.
-    crcs: Vec<u32>,
+    crcs: Crcs,
     /// The dirty bits are set.
     marked: bool,
     /// Answer when durable (FUA).
@@ -200,7 +200,7 @@ impl Engine {
                 return self.fail_task(token, status);
             }
         };
-        let crcs: Vec<u32> = block_crcs(&buffer).collect();
+        let crcs: Crcs = block_crcs(&buffer).collect();
         let Target { key, blocks, .. } = self.tasks[&token].target;
         let bad = self.examine(key, blocks, &crcs);
         self.note_bad(key, &bad);

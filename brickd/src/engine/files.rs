@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use brick_wire::{BlockSet, ImageUuid, LaneIndex, Role, ShardIndex, Status};
 
+use super::idle::IdleQueue;
 use super::witness::page_bytes;
 use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, Token};
 
@@ -29,8 +30,10 @@ struct File {
     shard_bytes: u64,
     /// Operations that use it; a sync is one.
     users: u32,
-    /// Grows with every use; unique. Its place among the idle.
+    /// Grows with every use; unique.
     last_used: u64,
+    /// Its place among the idle, as of that use; 0 if it has none.
+    idle_at: u64,
     /// Chosen to make room, and counted in [`Files::freeing`], while its last sync runs.
     leaving: bool,
     waiters: Vec<Token>,
@@ -64,8 +67,8 @@ pub(super) struct Files {
     existing_count: BTreeMap<ImageUuid, u64>,
     open: BTreeMap<ShardKey, File>,
     free_slots: Vec<FileSlot>,
-    /// Open files without users, longest idle first.
-    idle: BTreeMap<u64, ShardKey>,
+    /// Open files without users.
+    idle: IdleQueue,
     slot_waiters: VecDeque<ShardKey>,
     /// Files on their way to give their slot back.
     freeing: usize,
@@ -79,7 +82,7 @@ impl Files {
             existing_count: BTreeMap::new(),
             open: BTreeMap::new(),
             free_slots: (0..open_files_max).rev().map(FileSlot).collect(),
-            idle: BTreeMap::new(),
+            idle: IdleQueue::default(),
             slot_waiters: VecDeque::new(),
             freeing: 0,
             uses: 0,
@@ -153,7 +156,6 @@ impl Files {
         let file = self.open.get_mut(&key).expect("held files are open");
         let FileState::Open(slot) = file.state else { panic!("held files are open") };
         file.users += 1;
-        self.idle.remove(&file.last_used);
         slot
     }
 
@@ -163,11 +165,38 @@ impl Files {
         assert!(matches!(file.state, FileState::Open(_)), "used files are open");
         file.users = file.users.checked_sub(1).expect("uses are counted");
         if file.users == 0 {
-            if std::mem::take(&mut file.leaving) {
+            let was_leaving = std::mem::take(&mut file.leaving);
+            if was_leaving {
                 self.freeing -= 1;
             }
-            self.idle.insert(file.last_used, key);
+            self.note_idle(key, was_leaving);
         }
+    }
+
+    /// The file has no users any more. One that was chosen to leave stays the first to do so.
+    fn note_idle(&mut self, key: ShardKey, first: bool) {
+        let file = self.open.get_mut(&key).expect("idle files are open");
+        // A place of the same use, as before a sync, still counts.
+        if std::mem::replace(&mut file.idle_at, file.last_used) == file.last_used {
+            return;
+        }
+        let place = (file.last_used, key);
+        if first {
+            return self.idle.push_front(place);
+        }
+        let open = &self.open;
+        let counts = |number, key| open.get(&key).is_some_and(|file| file.idle_at == number);
+        self.idle.push(place, open.len(), counts);
+    }
+
+    /// Takes the longest idle file out of the line.
+    fn pop_idle(&mut self) -> Option<ShardKey> {
+        let open = &mut self.open;
+        self.idle.pop(|number, key| {
+            let Some(file) = open.get_mut(&key).filter(|file| file.idle_at == number) else { return false };
+            file.idle_at = 0;
+            file.users == 0 && file.last_used == number && matches!(file.state, FileState::Open(_))
+        })
     }
 
     /// Whether a file of the image is open, opening or closing.
@@ -217,6 +246,7 @@ impl Engine {
                 shard_bytes,
                 users: 0,
                 last_used: uses,
+                idle_at: 0,
                 leaving: false,
                 waiters: vec![token],
                 unsynced: BlockSet::new(),
@@ -233,7 +263,6 @@ impl Engine {
             file.waiters.push(token);
             return Acquired::Waiting;
         };
-        files.idle.remove(&file.last_used);
         if std::mem::take(&mut file.leaving) {
             files.freeing -= 1;
         }
@@ -250,7 +279,7 @@ impl Engine {
             self.open_file(key, slot);
         }
         while self.files.freeing < self.files.slot_waiters.len() {
-            let Some((_, key)) = self.files.idle.pop_first() else { return };
+            let Some(key) = self.files.pop_idle() else { return };
             if self.files.is_unsynced(key) {
                 self.files.freeing += 1;
                 self.files.open.get_mut(&key).expect("idle files are open").leaving = true;
@@ -279,7 +308,7 @@ impl Engine {
         let FileState::Open(slot) = file.state else { panic!("closed files are open") };
         assert!(file.users == 0 && !file.is_unsynced());
         file.state = FileState::Closing(slot);
-        self.files.idle.remove(&file.last_used);
+        file.idle_at = 0;
         self.files.freeing += 1;
         self.disk(Purpose::Close(key), DiskRequest::CloseShard { slot });
     }
@@ -292,7 +321,7 @@ impl Engine {
         match result {
             Ok(()) => {
                 file.state = FileState::Open(slot);
-                self.files.idle.insert(file.last_used, key);
+                self.files.note_idle(key, false);
                 if !self.files.exists(key) {
                     self.files.add_existing(key);
                     self.shard_created(key);

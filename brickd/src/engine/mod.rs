@@ -16,11 +16,12 @@
 //!
 //! Everything iterated is ordered: the same events in the same order give the same actions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use brick_wire::overlap::OverlapQueue;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timestamp};
+use rustc_hash::FxHashMap;
 
 use crate::buffer::Pool;
 
@@ -34,6 +35,7 @@ mod files;
 mod flush;
 mod frames;
 mod identity;
+mod idle;
 mod interface;
 mod joins;
 mod lease;
@@ -87,6 +89,9 @@ type ShardKey = (ImageUuid, ShardIndex);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Token(u64);
 
+/// What belongs to tokens. Its order is the same in every run, but none that means anything.
+type TokenMap<T> = FxHashMap<Token, T>;
+
 /// Why a disk operation was started.
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
@@ -114,9 +119,9 @@ pub struct Engine {
     next_token: u64,
     next_operation: u64,
     actions: VecDeque<Action>,
-    operations: BTreeMap<OperationId, Purpose>,
+    operations: FxHashMap<OperationId, Purpose>,
     requests: Requests,
-    tasks: BTreeMap<Token, Task>,
+    tasks: TokenMap<Task>,
     claims: OverlapQueue<ShardKey, Token>,
     /// Tasks to look at before this event is done with.
     ready: VecDeque<Token>,
@@ -179,9 +184,9 @@ impl Engine {
             next_token: 0,
             next_operation: 0,
             actions: VecDeque::new(),
-            operations: BTreeMap::new(),
+            operations: FxHashMap::default(),
             requests: Requests::default(),
-            tasks: BTreeMap::new(),
+            tasks: TokenMap::default(),
             claims: OverlapQueue::default(),
             ready: VecDeque::new(),
             buffer_waiters: VecDeque::new(),
@@ -232,8 +237,8 @@ impl Engine {
             Event::Shutdown => self.begin_shutdown(),
         }
         // They waited longest; the event may have freed what they wait for.
-        let woken = std::mem::replace(&mut self.ready, std::mem::take(&mut self.buffer_waiters));
-        self.ready.extend(woken);
+        self.buffer_waiters.append(&mut self.ready);
+        std::mem::swap(&mut self.ready, &mut self.buffer_waiters);
         self.settle();
     }
 

@@ -216,7 +216,7 @@ impl Engine {
                     bad: BlockSet::new(),
                     retries: 0,
                 };
-                self.start_task(token, target, Access::Exclusive, Work::PullRun(run));
+                self.start_task(token, target, Access::Exclusive, Work::PullRun(Box::new(run)));
             }
         }
     }

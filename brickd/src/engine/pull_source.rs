@@ -25,6 +25,7 @@ const ZERO_BLOCK: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 const _: () = assert!(SOURCE_BLOCKS_MAX >= DATA_BLOCKS_MAX as usize, "the largest range fits");
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in each boxed read, which passes through both")]
 enum Step {
     /// Waits for budget, buffer and file, then for the disk.
     Read(Option<Buffer>),
@@ -57,7 +58,7 @@ impl Engine {
         self.check_in_sync(target.key.0, header.epoch)?;
         let token = self.open_request(id, header, Some(target.key.0));
         let work = SourceRead { hashes: body.hashes, budget_blocks: 0, step: Step::Read(None) };
-        self.start_task(token, target, Access::Shared, Work::SourceRead(work));
+        self.start_task(token, target, Access::Shared, Work::SourceRead(Box::new(work)));
         Ok(None)
     }
 

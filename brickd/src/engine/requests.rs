@@ -15,7 +15,7 @@ use brick_wire::{
     ConnectionGeneration, Epoch, Flags, Header, ImageHandle, ImageUuid, Opcode, SessionId, Status,
 };
 
-use super::{Action, CloseReason, ConnectionId, CoreMessage, Engine, Frame, Peer, Standing, Token};
+use super::{Action, CloseReason, ConnectionId, CoreMessage, Engine, Frame, Peer, Standing, Token, TokenMap};
 use crate::buffer::Buffer;
 
 /// Requests that one connection may have unanswered. Credits bound the payloads; this bounds the rest.
@@ -51,7 +51,7 @@ pub(super) struct OpenRequest {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
-    pub(super) open: BTreeMap<Token, OpenRequest>,
+    pub(super) open: TokenMap<OpenRequest>,
     /// Lowest generation that each session may still use here. Protects against a connection that was
     /// admitted before its session was dropped, but handed over to this core after.
     floors: BTreeMap<SessionId, ConnectionGeneration>,
@@ -113,11 +113,15 @@ impl Requests {
 
     /// Unanswered requests for `image` under another epoch than `epoch`.
     pub(super) fn under_other_epoch(&self, image: ImageUuid, epoch: Epoch) -> Vec<Token> {
-        let requests = self.open.iter();
-        let other = requests
-            .filter(|(_, open)| open.fenced_image == Some(image) && open.header.epoch != epoch)
-            .map(|(token, _)| *token);
-        other.collect()
+        self.tokens_where(|open| open.fenced_image == Some(image) && open.header.epoch != epoch)
+    }
+
+    /// The unanswered requests that `picked` picks, oldest first.
+    fn tokens_where(&self, picked: impl Fn(&OpenRequest) -> bool) -> Vec<Token> {
+        let requests = self.open.iter().filter(|(_, request)| picked(request));
+        let mut tokens: Vec<Token> = requests.map(|(token, _)| *token).collect();
+        tokens.sort_unstable();
+        tokens
     }
 
     fn remember_floor(&mut self, session: SessionId, below: ConnectionGeneration) {
@@ -203,10 +207,7 @@ impl Engine {
 
     /// Takes back what a closed connection had queued.
     fn withdraw_requests(&mut self, id: ConnectionId) {
-        let open = self.requests.open.iter();
-        let tokens: Vec<Token> =
-            open.filter(|(_, request)| request.connection == id).map(|(token, _)| *token).collect();
-        for token in tokens {
+        for token in self.requests.tokens_where(|request| request.connection == id) {
             self.withdraw(token, Status::ShuttingDown);
         }
     }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use brick_wire::body::Crcs;
 use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, Status};
 
@@ -29,15 +30,15 @@ pub(super) struct Target {
     pub(super) blocks: BlockRange,
 }
 
-/// What a task does with its blocks.
+/// What a task does with its blocks. What is large and isn't a client's request is boxed.
 #[derive(Debug)]
 pub(super) enum Work {
     Write(WriteTask),
     /// An arbiter's, with its CRCs.
-    DummyWrite(Vec<u32>),
+    DummyWrite(Crcs),
     Read(ReadTask),
-    SourceRead(SourceRead),
-    PullRun(PullRun),
+    SourceRead(Box<SourceRead>),
+    PullRun(Box<PullRun>),
     /// See `scrub`; with its buffer when it has one.
     Verify(Option<Buffer>),
     /// Nobody's request: see `recheck`; with its buffer when it has one.

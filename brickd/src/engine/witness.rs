@@ -29,6 +29,7 @@ use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, BlockSet, ImageUuid, Role, ShardIndex, Status};
 
 use super::flush::SyncTarget;
+use super::idle::IdleQueue;
 use super::tasks::{Target, Task, Work};
 use super::{DiskRequest, Engine, ShardKey, Token};
 use crate::buffer::Buffer;
@@ -63,8 +64,10 @@ struct Page {
     loading: Option<Loading>,
     /// Tasks that work on the shard.
     users: u32,
-    /// Grows with every use; unique. Its place among the idle.
+    /// Grows with every use; unique.
     used_at: u64,
+    /// Its place among the idle, as of that use; 0 if it has none.
+    idle_at: u64,
     /// When a slot last changed in a way that the disk has to learn.
     changed_at: u64,
     /// Changes up to then are durable.
@@ -83,8 +86,8 @@ pub(super) struct Witness {
     pages: BTreeMap<ShardKey, Page>,
     /// Shards that were active when the brick died: what the disk has of their pages means nothing.
     distrusted: BTreeSet<ShardKey>,
-    /// Pages without users and news, longest unused first.
-    idle: BTreeMap<u64, ShardKey>,
+    /// Pages without users and news.
+    idle: IdleQueue,
     slots: usize,
     clock: u64,
     buffers: Vec<Buffer>,
@@ -161,7 +164,6 @@ impl Witness {
         let at = self.tick();
         if let Some(page) = self.pages.get_mut(&key) {
             page.changed_at = at;
-            self.idle.remove(&page.used_at);
         }
     }
 
@@ -266,23 +268,31 @@ impl Witness {
     fn drop_page(&mut self, key: ShardKey) {
         let page = self.pages.remove(&key).expect("dropped pages exist");
         assert!(page.users == 0 && page.loading.is_none(), "a page in use stays");
-        self.idle.remove(&page.used_at);
         self.slots -= page.slots.len();
     }
 
     fn insert(&mut self, key: ShardKey, slots: Vec<u32>, loading: Option<Loading>) {
         let used_at = self.tick();
         self.slots += slots.len();
-        let page = Page { slots, loading, users: 0, used_at, changed_at: 0, saved_at: 0 };
+        let page = Page { slots, loading, users: 0, used_at, idle_at: 0, changed_at: 0, saved_at: 0 };
         let replaced = self.pages.insert(key, page);
         assert!(replaced.is_none(), "a shard has one page");
-        self.note_idle(key);
         while self.slots > SLOTS_MAX
-            && let Some((_, victim)) = self.idle.first_key_value().filter(|(_, victim)| **victim != key)
+            && let Some(victim) = self.pop_idle()
         {
-            let victim = *victim;
             self.drop_page(victim);
         }
+        self.note_idle(key);
+    }
+
+    /// Takes the page that is idle for longest out of the line.
+    fn pop_idle(&mut self) -> Option<ShardKey> {
+        let pages = &mut self.pages;
+        self.idle.pop(|number, key| {
+            let Some(page) = pages.get_mut(&key).filter(|page| page.idle_at == number) else { return false };
+            page.idle_at = 0;
+            page.is_idle() && page.used_at == number
+        })
     }
 
     /// A page of which nothing is known, and that the disk has to learn.
@@ -291,13 +301,11 @@ impl Witness {
         self.insert(key, vec![UNKNOWN; slot_count(shard_bytes)], None);
         let page = self.pages.get_mut(&key).expect("just inserted");
         page.changed_at = changed_at;
-        self.idle.remove(&page.used_at);
     }
 
     fn hold(&mut self, key: ShardKey) {
         let at = self.tick();
         let page = self.pages.get_mut(&key).expect("held pages exist");
-        self.idle.remove(&page.used_at);
         page.users += 1;
         page.used_at = at;
     }
@@ -310,10 +318,14 @@ impl Witness {
     }
 
     fn note_idle(&mut self, key: ShardKey) {
-        let page = &self.pages[&key];
-        if page.is_idle() {
-            self.idle.insert(page.used_at, key);
+        let page = self.pages.get_mut(&key).expect("idle pages exist");
+        if !page.is_idle() || std::mem::replace(&mut page.idle_at, page.used_at) == page.used_at {
+            return;
         }
+        let place = (page.used_at, key);
+        let pages = &self.pages;
+        let counts = |number, key| pages.get(&key).is_some_and(|page: &Page| page.idle_at == number);
+        self.idle.push(place, pages.len(), counts);
     }
 
     fn tick(&mut self) -> u64 {

@@ -144,7 +144,8 @@ impl<C: Core> Reactor<C> {
 
     /// Sends what was queued in this turn: one sendmsg per connection.
     pub(super) fn flush_sends(&mut self) {
-        for id in std::mem::take(&mut self.unsent) {
+        let mut unsent = std::mem::take(&mut self.unsent);
+        for id in unsent.drain(..) {
             let Some(connection) = self.connections.get(id) else { continue };
             let Some(socket) = connection.socket.clone().filter(|_| !connection.is_sending) else { continue };
             if let Some(batch) = connection.sender.next_batch() {
@@ -156,6 +157,8 @@ impl<C: Core> Reactor<C> {
                 self.send(Sending { connection: id, socket, batch });
             }
         }
+        // For its memory; nothing was added meanwhile.
+        self.unsent = unsent;
     }
 
     fn send(&mut self, sending: Sending) {

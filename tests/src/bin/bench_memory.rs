@@ -98,7 +98,8 @@ async fn load(arguments: &Arguments, images: &[Image], pids: &[u32]) -> u64 {
             }));
         }
     }
-    let (begun, mut before) = (Instant::now(), 0);
+    let begun = Instant::now();
+    let (mut before, mut since) = (0, begun);
     let mut highest = 0;
     while begun.elapsed() < Duration::from_secs(arguments.seconds) {
         monoio::time::sleep(REPORT_EVERY).await;
@@ -108,10 +109,10 @@ async fn load(arguments: &Arguments, images: &[Image], pids: &[u32]) -> u64 {
         println!(
             "{:5} s  {:6.0} requests/s  MiB of the bricks: {}",
             begun.elapsed().as_secs(),
-            (requests - before) as f64 / REPORT_EVERY.as_secs_f64(),
+            (requests - before) as f64 / since.elapsed().as_secs_f64(),
             of_bricks.join(", ")
         );
-        before = requests;
+        (before, since) = (requests, Instant::now());
         highest = memory.iter().map(|memory| memory.highest).max().expect("there are bricks").max(highest);
     }
     over.set(true);

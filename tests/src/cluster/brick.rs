@@ -104,6 +104,17 @@ impl Brick {
         Ok(())
     }
 
+    /// Starts it again, in a process that counts what its core allocates and tells whoever connects to `counts`.
+    #[track_caller]
+    pub fn start_counting(&mut self, counts: &Path) {
+        assert!(self.process.is_none(), "it is stopped");
+        let mut command = Command::new(super::command::binary("brick-counting-brick"));
+        command.args(["--listen", &self.address(), "--dir"]).arg(&self.directory).arg("--counts").arg(counts);
+        let mut process = Process::spawn(command, &self.name, &self.logs);
+        process.wait_for_line("serving", LIMIT).unwrap_or_else(|reason| panic!("{reason}"));
+        self.process = Some(process);
+    }
+
     /// From its next start on it finds another boot id, as after a reboot of its machine.
     pub fn set_boot(&mut self, boot: Uuid) {
         self.boot = Some(boot);

@@ -390,7 +390,7 @@ proptest! {
     fn crcs_come_back_as_they_went(crcs in vec(any::<u32>(), 0..=256), claimed in 0..300usize) {
         let mut header = Header::request(Opcode::Write, RequestId(1));
         let aux = put_crcs(&mut header, &crcs);
-        prop_assert_eq!(read_crcs(&header, &aux, crcs.len()), Ok(crcs.clone()));
+        prop_assert_eq!(read_crcs(&header, &aux, crcs.len()).map(|read| read.to_vec()), Ok(crcs.clone()));
         // One block and none have the same aux, none; otherwise a wrong count is noticed.
         if claimed.max(1) != crcs.len().max(1) {
             prop_assert!(read_crcs(&header, &aux, claimed).is_err());
