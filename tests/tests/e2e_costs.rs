@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use brick_tests::cluster::measure::worker_runs;
+use brick_tests::cluster::measure::{worker_runs, written_bytes};
 use brick_tests::cluster::nbd::NbdClient;
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
 use brick_tests::cluster::{Cluster, D1, D2};
@@ -19,9 +19,9 @@ const WORKER_RUNS_MAX: u64 = REQUESTS as u64 / 100;
 /// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every two seconds, and
 /// sync each of 16 shards for that.
 const SYNC_RUNS_MAX: u64 = 100;
-/// Bricks clean their bits every two seconds, and renewals come four times in a lease: a few allocations belong to no
-/// request.
 const ALLOCATIONS_MAX: u64 = REQUESTS as u64 / 100;
+/// Flushes that clean bits and renewals belong to no request.
+const ALLOCATIONS_A_SECOND_MAX: u64 = 50;
 
 /// Overwrites and reads random blocks, several at a time.
 fn use_blocks(client: &mut NbdClient, sequence: &mut Sequence) {
@@ -82,7 +82,7 @@ fn requests_on_written_blocks_are_not_punted() {
 }
 
 /// allocations: an image in use for a while.
-/// A brick in its steady state takes all that a request needs from what it has: nothing is allocated for it.
+/// A brick in its steady state takes all that a request of 4 KiB needs from what it has: nothing is allocated for it.
 #[test]
 fn requests_allocate_nothing() {
     let mut cluster = Cluster::start();
@@ -98,13 +98,17 @@ fn requests_allocate_nothing() {
     let first = allocations(&counts);
     use_blocks(&mut client, &mut Sequence::new(5));
     let warm = allocations(&counts);
+    let (begun, written) = (Instant::now(), written_bytes(cluster.bricks[D1].process().pid()));
     use_blocks(&mut client, &mut Sequence::new(6));
     let steady = allocations(&counts) - warm;
+    let written = written_bytes(cluster.bricks[D1].process().pid()) - written;
+    let allowed = ALLOCATIONS_MAX + ALLOCATIONS_A_SECOND_MAX * begun.elapsed().as_secs();
     assert_eq!(cluster.health("vm")["state"], "healthy", "the brick that counts is in use");
     println!("{}", cluster.bricks[D1].process().stderr());
     println!("{} allocations for the first {REQUESTS} requests, {steady} for the next", warm - first);
     assert!(first > 0, "starting a brick allocates, and is counted");
-    assert!(steady <= ALLOCATIONS_MAX, "{steady} allocations for {REQUESTS} requests");
+    assert!(written >= (REQUESTS / 2 * BLOCK_BYTES) as u64, "three requests of four were written here");
+    assert!(steady <= allowed, "{steady} allocations for {REQUESTS} requests");
     server.close();
 }
 

@@ -62,7 +62,11 @@ impl ShardBits {
         }
         match self.layers.binary_search_by_key(&generation, |(other, _)| *other) {
             Ok(index) => self.layers[index].1.insert_all(&fresh),
-            Err(index) => self.layers.insert(index, (generation, fresh)),
+            Err(index) => {
+                // Most shards have one layer, and there may be very many of them.
+                self.layers.reserve_exact(1);
+                self.layers.insert(index, (generation, fresh));
+            }
         }
         self.layers.retain(|(_, set)| !set.is_empty());
         if self.layers.len() > LAYERS_MAX {

@@ -11,9 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use brick_wire::{BlockSet, ImageUuid, LaneIndex, Role, ShardIndex, Status};
 
-use super::idle::IdleQueue;
 use super::witness::page_bytes;
-use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, Token};
+use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, ShardLine, Token};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileState {
@@ -30,10 +29,6 @@ struct File {
     shard_bytes: u64,
     /// Operations that use it; a sync is one.
     users: u32,
-    /// Grows with every use; unique.
-    last_used: u64,
-    /// Its place among the idle, as of that use; 0 if it has none.
-    idle_at: u64,
     /// Chosen to make room, and counted in [`Files::freeing`], while its last sync runs.
     leaving: bool,
     waiters: Vec<Token>,
@@ -67,12 +62,11 @@ pub(super) struct Files {
     existing_count: BTreeMap<ImageUuid, u64>,
     open: BTreeMap<ShardKey, File>,
     free_slots: Vec<FileSlot>,
-    /// Open files without users.
-    idle: IdleQueue,
+    /// Open files without users, but syncs, longest idle first.
+    idle: ShardLine,
     slot_waiters: VecDeque<ShardKey>,
     /// Files on their way to give their slot back.
     freeing: usize,
-    uses: u64,
 }
 
 impl Files {
@@ -82,10 +76,9 @@ impl Files {
             existing_count: BTreeMap::new(),
             open: BTreeMap::new(),
             free_slots: (0..open_files_max).rev().map(FileSlot).collect(),
-            idle: IdleQueue::default(),
+            idle: ShardLine::default(),
             slot_waiters: VecDeque::new(),
             freeing: 0,
-            uses: 0,
         };
         shards.into_iter().for_each(|key| files.add_existing(key));
         files
@@ -166,37 +159,22 @@ impl Files {
         file.users = file.users.checked_sub(1).expect("uses are counted");
         if file.users == 0 {
             let was_leaving = std::mem::take(&mut file.leaving);
+            // One that only a sync held has kept its place.
+            if !self.idle.contains(&key) {
+                self.idle.insert(key);
+            }
             if was_leaving {
                 self.freeing -= 1;
+                self.idle.to_front(&key);
             }
-            self.note_idle(key, was_leaving);
         }
-    }
-
-    /// The file has no users any more. One that was chosen to leave stays the first to do so.
-    fn note_idle(&mut self, key: ShardKey, first: bool) {
-        let file = self.open.get_mut(&key).expect("idle files are open");
-        // A place of the same use, as before a sync, still counts.
-        if std::mem::replace(&mut file.idle_at, file.last_used) == file.last_used {
-            return;
-        }
-        let place = (file.last_used, key);
-        if first {
-            return self.idle.push_front(place);
-        }
-        let open = &self.open;
-        let counts = |number, key| open.get(&key).is_some_and(|file| file.idle_at == number);
-        self.idle.push(place, open.len(), counts);
     }
 
     /// Takes the longest idle file out of the line.
     fn pop_idle(&mut self) -> Option<ShardKey> {
-        let open = &mut self.open;
-        self.idle.pop(|number, key| {
-            let Some(file) = open.get_mut(&key).filter(|file| file.idle_at == number) else { return false };
-            file.idle_at = 0;
-            file.users == 0 && file.last_used == number && matches!(file.state, FileState::Open(_))
-        })
+        let key = self.idle.iter().find(|key| self.open[*key].users == 0).copied()?;
+        self.idle.remove(&key);
+        Some(key)
     }
 
     /// Whether a file of the image is open, opening or closing.
@@ -238,15 +216,11 @@ impl Engine {
     /// Gets the shard's file for a task, creating it if it doesn't exist (readers look first).
     pub(super) fn acquire_file(&mut self, token: Token, key: ShardKey, shard_bytes: u64) -> Acquired {
         let files = &mut self.files;
-        files.uses += 1;
-        let uses = files.uses;
         let Some(file) = files.open.get_mut(&key) else {
             let file = File {
                 state: FileState::WantsSlot,
                 shard_bytes,
                 users: 0,
-                last_used: uses,
-                idle_at: 0,
                 leaving: false,
                 waiters: vec![token],
                 unsynced: BlockSet::new(),
@@ -263,10 +237,10 @@ impl Engine {
             file.waiters.push(token);
             return Acquired::Waiting;
         };
+        files.idle.remove(&key);
         if std::mem::take(&mut file.leaving) {
             files.freeing -= 1;
         }
-        file.last_used = uses;
         file.users += 1;
         Acquired::Ready(slot)
     }
@@ -308,7 +282,7 @@ impl Engine {
         let FileState::Open(slot) = file.state else { panic!("closed files are open") };
         assert!(file.users == 0 && !file.is_unsynced());
         file.state = FileState::Closing(slot);
-        file.idle_at = 0;
+        self.files.idle.remove(&key);
         self.files.freeing += 1;
         self.disk(Purpose::Close(key), DiskRequest::CloseShard { slot });
     }
@@ -321,7 +295,7 @@ impl Engine {
         match result {
             Ok(()) => {
                 file.state = FileState::Open(slot);
-                self.files.note_idle(key, false);
+                self.files.idle.insert(key);
                 if !self.files.exists(key) {
                     self.files.add_existing(key);
                     self.shard_created(key);

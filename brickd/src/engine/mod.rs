@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 use brick_wire::overlap::OverlapQueue;
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::{BrickUuid, CoreIndex, ImageUuid, LaneIndex, ShardIndex, Timestamp};
-use rustc_hash::FxHashMap;
+use hashlink::LinkedHashSet;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::buffer::Pool;
 
@@ -35,7 +36,6 @@ mod files;
 mod flush;
 mod frames;
 mod identity;
-mod idle;
 mod interface;
 mod joins;
 mod lease;
@@ -91,6 +91,9 @@ struct Token(u64);
 
 /// What belongs to tokens. Its order is the same in every run, but none that means anything.
 type TokenMap<T> = FxHashMap<Token, T>;
+
+/// Shards in line, longest waiting first.
+type ShardLine = LinkedHashSet<ShardKey, FxBuildHasher>;
 
 /// Why a disk operation was started.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! Reads blocks whose CRCs were adopted from another copy (see `pull`) and compares them: what rotted before a crash is
 //! found within moments of the heal, while that copy is there to repair it, and not when a client or a scrub gets there.
 //!
-//! It can wait, so it does: until nothing is pulled, a piece at a time, with pauses, and it never waits for memory with
-//! blocks in its hands. What is left of it at a stop is forgotten: the CRCs are on disk by then, and scrubs meet those
+//! It can wait, so it does: until nothing is pulled, a piece at a time, with pauses; and where memory is short it lets the
+//! blocks go. What is left of it at a stop is forgotten: the CRCs are on disk by then, and scrubs meet those
 //! blocks like all others.
 
 use std::collections::BTreeMap;
@@ -131,10 +131,12 @@ impl Engine {
         self.end_task(token);
     }
 
-    /// The file can't be opened: to its readers all of it is bad.
-    pub(super) fn recheck_failed(&mut self, token: Token) {
-        let Target { key, blocks, .. } = self.tasks[&token].target;
-        self.note_bad(key, &blocks.into());
+    /// The file can't be opened. That may pass.
+    pub(super) fn recheck_failed(&mut self, token: Token, status: Status) {
+        let Target { key, shard_bytes, blocks } = self.tasks[&token].target;
+        if status != Status::Invalid {
+            self.check_later(key, shard_bytes, &blocks.into());
+        }
         self.end_task(token);
     }
 

@@ -163,7 +163,7 @@ impl Engine {
                 self.end_task(token);
                 self.pull_run_failed(job, token, status);
             }
-            Work::Recheck(_) => self.recheck_failed(token),
+            Work::Recheck(_) => self.recheck_failed(token, status),
             Work::PageSave(_) => {
                 let lane = self.lane_of(task.target.key);
                 self.end_task(token);

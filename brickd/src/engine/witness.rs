@@ -29,9 +29,8 @@ use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, BlockSet, ImageUuid, Role, ShardIndex, Status};
 
 use super::flush::SyncTarget;
-use super::idle::IdleQueue;
 use super::tasks::{Target, Task, Work};
-use super::{DiskRequest, Engine, ShardKey, Token};
+use super::{DiskRequest, Engine, ShardKey, ShardLine, Token};
 use crate::buffer::Buffer;
 
 /// Slots in memory before pages are dropped, per core: 16 MiB, which watch 16 GiB of blocks. Pages with news can't
@@ -64,10 +63,6 @@ struct Page {
     loading: Option<Loading>,
     /// Tasks that work on the shard.
     users: u32,
-    /// Grows with every use; unique.
-    used_at: u64,
-    /// Its place among the idle, as of that use; 0 if it has none.
-    idle_at: u64,
     /// When a slot last changed in a way that the disk has to learn.
     changed_at: u64,
     /// Changes up to then are durable.
@@ -86,8 +81,8 @@ pub(super) struct Witness {
     pages: BTreeMap<ShardKey, Page>,
     /// Shards that were active when the brick died: what the disk has of their pages means nothing.
     distrusted: BTreeSet<ShardKey>,
-    /// Pages without users and news.
-    idle: IdleQueue,
+    /// Pages without users and news, longest unused first.
+    idle: ShardLine,
     slots: usize,
     clock: u64,
     buffers: Vec<Buffer>,
@@ -164,6 +159,7 @@ impl Witness {
         let at = self.tick();
         if let Some(page) = self.pages.get_mut(&key) {
             page.changed_at = at;
+            self.idle.remove(&key);
         }
     }
 
@@ -268,31 +264,21 @@ impl Witness {
     fn drop_page(&mut self, key: ShardKey) {
         let page = self.pages.remove(&key).expect("dropped pages exist");
         assert!(page.users == 0 && page.loading.is_none(), "a page in use stays");
+        self.idle.remove(&key);
         self.slots -= page.slots.len();
     }
 
     fn insert(&mut self, key: ShardKey, slots: Vec<u32>, loading: Option<Loading>) {
-        let used_at = self.tick();
         self.slots += slots.len();
-        let page = Page { slots, loading, users: 0, used_at, idle_at: 0, changed_at: 0, saved_at: 0 };
+        let page = Page { slots, loading, users: 0, changed_at: 0, saved_at: 0 };
         let replaced = self.pages.insert(key, page);
         assert!(replaced.is_none(), "a shard has one page");
         while self.slots > SLOTS_MAX
-            && let Some(victim) = self.pop_idle()
+            && let Some(victim) = self.idle.pop_front()
         {
             self.drop_page(victim);
         }
         self.note_idle(key);
-    }
-
-    /// Takes the page that is idle for longest out of the line.
-    fn pop_idle(&mut self) -> Option<ShardKey> {
-        let pages = &mut self.pages;
-        self.idle.pop(|number, key| {
-            let Some(page) = pages.get_mut(&key).filter(|page| page.idle_at == number) else { return false };
-            page.idle_at = 0;
-            page.is_idle() && page.used_at == number
-        })
     }
 
     /// A page of which nothing is known, and that the disk has to learn.
@@ -301,13 +287,13 @@ impl Witness {
         self.insert(key, vec![UNKNOWN; slot_count(shard_bytes)], None);
         let page = self.pages.get_mut(&key).expect("just inserted");
         page.changed_at = changed_at;
+        self.idle.remove(&key);
     }
 
     fn hold(&mut self, key: ShardKey) {
-        let at = self.tick();
         let page = self.pages.get_mut(&key).expect("held pages exist");
         page.users += 1;
-        page.used_at = at;
+        self.idle.remove(&key);
     }
 
     /// One user less.
@@ -318,14 +304,9 @@ impl Witness {
     }
 
     fn note_idle(&mut self, key: ShardKey) {
-        let page = self.pages.get_mut(&key).expect("idle pages exist");
-        if !page.is_idle() || std::mem::replace(&mut page.idle_at, page.used_at) == page.used_at {
-            return;
+        if self.pages[&key].is_idle() {
+            self.idle.insert(key);
         }
-        let place = (page.used_at, key);
-        let pages = &self.pages;
-        let counts = |number, key| pages.get(&key).is_some_and(|page: &Page| page.idle_at == number);
-        self.idle.push(place, pages.len(), counts);
     }
 
     fn tick(&mut self) -> u64 {

@@ -104,7 +104,9 @@ impl Group {
         let record = self.record.as_ref().expect("it was decided");
         self.brick_mut(brick).accepted = record.epoch;
         // Without this brick there may be no quorum that renewed: requests that wait for one don't wait for the next turn.
-        self.renew_at = self.now;
+        for core in self.brick(brick).cores() {
+            self.send_renewal(brick, core);
+        }
         self.flush.note_bits_left();
         self.drive_all();
     }

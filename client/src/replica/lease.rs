@@ -64,7 +64,7 @@ impl Group {
         }
     }
 
-    fn send_renewal(&mut self, brick: BrickIndex, core: CoreIndex) {
+    pub(super) fn send_renewal(&mut self, brick: BrickIndex, core: CoreIndex) {
         let Some(record) = &self.record else { return };
         let mut header = Header::request(Opcode::Ping, brick_wire::RequestId(0));
         header.epoch = record.epoch;

@@ -38,6 +38,13 @@ pub fn memory_bytes(pid: u32) -> Memory {
     Memory { now: kibibytes("VmRSS:") << 10, highest: kibibytes("VmHWM:") << 10 }
 }
 
+/// Bytes that a process has had written to disks so far.
+pub fn written_bytes(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is ours");
+    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).expect("the kernel says it");
+    written.parse().expect("a number")
+}
+
 /// Context switches of a process so far, all threads.
 pub fn context_switches(pid: u32) -> u64 {
     threads(pid).iter().map(|thread| thread.switches).sum()
