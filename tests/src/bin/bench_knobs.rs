@@ -1,0 +1,156 @@
+//! What the knobs are worth: the same loads on volumes that differ in one setting, in rounds that take turns.
+//!
+//! With the environment variable `BRICK_SCRATCH=/dev/shm` the disk is taken out: bricks keep their directories in memory
+//! (tmpfs takes O_DIRECT since Linux 6.6), and what is left is the way of a request through network, engine and files.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use brick_tests::bench::case::{self, Case};
+use brick_tests::bench::run::Runner;
+use brick_tests::bench::sample::Sample;
+use brick_tests::cluster::{Cluster, Options};
+use clap::{Parser, ValueEnum};
+
+/// Compares settings of bricks and clients with the defaults.
+///
+/// Example: BRICK_SCRATCH=/dev/shm brick-bench-knobs --knob cores --rounds 5
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only this one; all by default
+    #[arg(long)]
+    knob: Option<Knob>,
+    /// Rounds; the median of each figure counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long a run takes, milliseconds
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    runtime_ms: u64,
+    /// Size of the images, MiB
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    size: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Knob {
+    /// `brickd run --cores`
+    Cores,
+    /// `brickd run --spin-us` and `spin_us` in the volume file
+    Spin,
+    /// `brickd run --pool-mib`
+    Pool,
+    /// `brickd run --open-files`
+    OpenFiles,
+}
+
+/// A setting.
+struct Setting {
+    name: &'static str,
+    /// Of the three bricks.
+    arguments: [String; 3],
+    /// A line of the volume file.
+    option: Option<(&'static str, u64)>,
+}
+
+const IMAGE: &str = "vm";
+const CASES: [Case; 6] =
+    [case::WRITE_1, case::WRITE_32, case::READ_1, case::READ_32, case::WRITE_1M, case::READ_1M];
+
+impl Knob {
+    /// The first one is the default, or what the others are to be compared with.
+    fn settings(self) -> Vec<Setting> {
+        let same = |name, arguments: String| Setting {
+            name,
+            arguments: [arguments.clone(), arguments.clone(), arguments],
+            option: None,
+        };
+        let cores = |name, data: [&str; 2]| Setting {
+            name,
+            arguments: [data[0], data[1], "0,"].map(|cores| format!("--cores {cores}")),
+            option: None,
+        };
+        let spin = |name, us: u64| Setting {
+            option: Some(("spin_us", us)),
+            ..same(name, format!("--spin-us {us}"))
+        };
+        match self {
+            // The data bricks have a CPU each if they have one core, and share both if they have two.
+            Knob::Cores => {
+                vec![cores("one core each", ["0,", "1,"]), cores("two cores each", ["0,1", "0,1"])]
+            }
+            Knob::Spin => {
+                vec![spin("200 us", 200), spin("0", 0), spin("50 us", 50), spin("1000 us", 1000)]
+            }
+            Knob::Pool => vec![
+                same("64 MiB", "--pool-mib 64".to_owned()),
+                same("8 MiB", "--pool-mib 8".to_owned()),
+                same("512 MiB", "--pool-mib 512".to_owned()),
+            ],
+            // Of 128 shards in an image of 512 MiB.
+            Knob::OpenFiles => vec![
+                same("4096 files", "--open-files 4096".to_owned()),
+                same("64 files", "--open-files 64".to_owned()),
+            ],
+        }
+    }
+}
+
+/// A running volume and what it measured, case by case.
+struct Side {
+    name: &'static str,
+    _cluster: Cluster,
+    runner: Runner,
+    samples: Vec<Vec<Sample>>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    for knob in Knob::value_variants() {
+        if arguments.knob.is_none_or(|only| only as u8 == *knob as u8) {
+            compare(*knob, &arguments);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Measures the settings of a knob and prints requests a second, and their ratio to the first setting.
+fn compare(knob: Knob, arguments: &Arguments) {
+    let runtime = Duration::from_millis(arguments.runtime_ms);
+    let mut sides: Vec<Side> =
+        knob.settings().into_iter().map(|setting| Side::start(setting, arguments.size)).collect();
+    for round in 1..=arguments.rounds {
+        for (index, case) in CASES.into_iter().enumerate() {
+            for side in &mut sides {
+                let sample = side.runner.perf(&job(case, arguments.size, Some(runtime)), "run").figures;
+                side.samples[index].push(sample);
+            }
+        }
+        eprintln!("{knob:?}: round {round} of {}", arguments.rounds);
+    }
+    let names: Vec<&str> = sides.iter().map(|side| side.name).collect();
+    println!("\n| {knob:?} | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
+    for (index, case) in CASES.into_iter().enumerate() {
+        let iops: Vec<f64> = sides.iter().map(|side| Sample::median(&side.samples[index]).iops).collect();
+        let others = iops[1..].iter().map(|value| format!("{value:.0} ({:.2})", value / iops[0]));
+        let cells: Vec<String> = std::iter::once(format!("{:.0}", iops[0])).chain(others).collect();
+        println!("| {case} | {} |", cells.join(" | "));
+    }
+}
+
+impl Side {
+    fn start(setting: Setting, size_mib: u64) -> Side {
+        let words = setting.arguments.map(|line| line.split(' ').map(str::to_owned).collect());
+        let cluster = Cluster::with(&Options { brick_arguments: words.into(), ..Options::default() });
+        if let Some((key, value)) = setting.option {
+            cluster.set_option(key, value);
+        }
+        cluster.create_image(IMAGE, &format!("{size_mib}M"));
+        let runner = Runner::of(&cluster);
+        runner.perf(&job(case::FILL, size_mib, None), "fill");
+        Side { name: setting.name, _cluster: cluster, runner, samples: vec![Vec::new(); CASES.len()] }
+    }
+}
+
+fn job(case: Case, size_mib: u64, runtime: Option<Duration>) -> String {
+    case.job(&format!("ioengine=volume\nimage={IMAGE}\n"), size_mib, runtime)
+}
