@@ -20,7 +20,7 @@ use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
 use super::incoming::Incoming;
 use super::outbox::Outbox;
-use super::resolve;
+use super::{clock, resolve, timers};
 
 /// How long connecting and the welcome may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -180,6 +180,7 @@ impl Connection {
                 }
                 Err(source) => break ConnectError::Frame { address, source },
             }
+            timers::let_timers_run(clock::now()).await;
             match received.receive(&mut reader, Some(&cancel)).await {
                 Ok(0) => break ConnectError::Closed { address },
                 Ok(_) => {}

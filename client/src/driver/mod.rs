@@ -6,6 +6,7 @@
 //! - [`connection`]: one TCP connection: hello, frames out, frames in.
 //! - [`link`]: all connections to one brick, kept up.
 //! - [`session`]: a [`Group`](crate::replica::Group) with its links and timer, as async calls.
+//! - `spin`, `timers`: when the thread sleeps, and that it does.
 //! - [`control`]: requests to bricks outside any image: registers, status, stamps.
 
 pub(crate) mod clock;
@@ -17,3 +18,4 @@ pub(crate) mod outbox;
 mod resolve;
 pub(crate) mod session;
 mod spin;
+mod timers;

@@ -13,10 +13,7 @@ use std::time::Duration;
 use brick_wire::Timestamp;
 use tokio::sync::Notify;
 
-use super::clock;
-
-/// The runtime looks at its timers when it is about to sleep only: it gets the chance this often. They are late by as much.
-const TIMERS_EVERY: Duration = Duration::from_millis(50);
+use super::{clock, timers};
 
 /// Nobody who sleeps waits so long for a processor that others use for a moment: the scheduler gives those whom we let
 /// run milliseconds, and doesn't know that meanwhile there is an answer.
@@ -84,23 +81,13 @@ impl Drop for Spinner {
     }
 }
 
-thread_local! {
-    /// When the runtime last had the chance to look at its timers for certain. Sessions share it: one that doesn't look
-    /// proves nothing while another one keeps the thread awake.
-    static SLEPT_AT: Cell<Timestamp> = const { Cell::new(Timestamp(0)) };
-}
-
 async fn look(shared: Rc<Shared>) {
     while !shared.stopped.get() {
         let now = clock::now();
         if now >= shared.until.get() {
             shared.looking.set(false);
             shared.wake.notified().await;
-        } else if now.since(SLEPT_AT.get()) >= TIMERS_EVERY {
-            // Ends when the thread has been about to sleep, and not before.
-            monoio::time::sleep(Duration::ZERO).await;
-            SLEPT_AT.set(clock::now());
-        } else {
+        } else if !timers::let_timers_run(now).await {
             std::thread::yield_now();
             let yielded = clock::now();
             if yielded.since(now) >= LONG_YIELD {
