@@ -11,7 +11,7 @@ use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
 use brick_wire::header::{parse_aux, seal_aux};
-use brick_wire::limits::{BLOCK_SIZE, HEADER_SIZE, SHARD_SHIFT_MIN};
+use brick_wire::limits::{BLOCK_SIZE, HEADER_SIZE, PROTOCOL_VERSION, SHARD_SHIFT_MIN};
 use brick_wire::record::{EpochRecord, Member, RecordKind};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterState};
 use brick_wire::*;
@@ -126,7 +126,7 @@ impl Drop for Brick {
 
 pub fn hello(kind: PeerKind, core: u16, generation: u32) -> Hello {
     Hello {
-        versions: (1, 1),
+        versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
         features: 0,
         kind,
         core: CoreIndex(core),
