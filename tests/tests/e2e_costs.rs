@@ -19,6 +19,7 @@ const WORKER_RUNS_MAX: u64 = REQUESTS as u64 / 100;
 /// Syncs, which the kernel always hands to a worker, belong to no request: bricks clean their bits every two seconds, and
 /// sync each of 16 shards for that.
 const SYNC_RUNS_MAX: u64 = 100;
+/// Rounding: a request that allocates comes to 20,000.
 const ALLOCATIONS_MAX: u64 = REQUESTS as u64 / 100;
 /// Flushes that clean bits and renewals belong to no request.
 const ALLOCATIONS_A_SECOND_MAX: u64 = 50;
@@ -104,6 +105,7 @@ fn requests_allocate_nothing() {
     let written = written_bytes(cluster.bricks[D1].process().pid()) - written;
     let allowed = ALLOCATIONS_MAX + ALLOCATIONS_A_SECOND_MAX * begun.elapsed().as_secs();
     assert_eq!(cluster.health("vm")["state"], "healthy", "the brick that counts is in use");
+    // Where they came from, if BRICK_TRACES asked for that.
     println!("{}", cluster.bricks[D1].process().stderr());
     println!("{} allocations for the first {REQUESTS} requests, {steady} for the next", warm - first);
     assert!(first > 0, "starting a brick allocates, and is counted");

@@ -187,8 +187,7 @@ impl Engine {
         let Work::Read(read) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
         let buffer = read.buffer.take().expect("allocated above");
         self.mark_issued(token);
-        let offset_bytes = target.blocks.offset_bytes();
-        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        self.task_read(token, slot, buffer);
     }
 
     pub(super) fn read_done(&mut self, token: Token, result: Result<Buffer, Status>) {

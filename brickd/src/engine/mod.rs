@@ -14,7 +14,8 @@
 //! (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task checks all its conditions again, so a wake-up too
 //! many does no harm.
 //!
-//! Everything iterated is ordered: the same events in the same order give the same actions.
+//! Everything iterated is ordered, or in an order that is the same in every run: the same events in the same order give
+//! the same actions.
 
 use std::collections::VecDeque;
 

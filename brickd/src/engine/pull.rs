@@ -298,8 +298,7 @@ impl Engine {
         }
         let Step::Hash(buffer) = &mut self.pull_run(token).step else { unreachable!("dispatched by step") };
         let buffer = buffer.take().expect("allocated above");
-        let offset_bytes = target.blocks.offset_bytes();
-        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        self.task_read(token, slot, buffer);
     }
 
     fn advance_call(&mut self, token: Token) {

@@ -15,7 +15,7 @@ use brick_wire::{BlockRange, BlockSet, Epoch, Flags, Header, ImageUuid, Role, St
 
 use super::requests::{Outcome, Reply};
 use super::tasks::{Target, Work};
-use super::{ConnectionId, DiskRequest, Engine, Token};
+use super::{ConnectionId, Engine, Token};
 use crate::buffer::Buffer;
 
 /// Blocks of source reads with a buffer, per core. Apart from the clients' credits.
@@ -105,8 +105,7 @@ impl Engine {
         let Step::Read(buffer) = &mut self.source_read(token).step else { unreachable!("checked above") };
         let buffer = buffer.take().expect("allocated above");
         self.mark_issued(token);
-        let offset_bytes = target.blocks.offset_bytes();
-        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        self.task_read(token, slot, buffer);
     }
 
     pub(super) fn source_read_done(&mut self, token: Token, result: Result<Buffer, Status>) {

@@ -13,7 +13,7 @@ use brick_wire::overlap::Access;
 use brick_wire::{BlockSet, ImageUuid, Status, Timestamp};
 
 use super::tasks::{Target, Work};
-use super::{DiskRequest, Engine, ShardKey, Token};
+use super::{Engine, ShardKey, Token};
 use crate::buffer::Buffer;
 
 /// Blocks that are read at once.
@@ -24,18 +24,12 @@ const DELAY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What is to be read. There are no more shards in it than the activity log names after a crash.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rechecks {
     /// With the shards' sizes, bytes.
     waiting: BTreeMap<ShardKey, (u64, BlockSet)>,
     running: bool,
     due: Timestamp,
-}
-
-impl Default for Rechecks {
-    fn default() -> Rechecks {
-        Rechecks { waiting: BTreeMap::new(), running: false, due: Timestamp::ZERO }
-    }
 }
 
 impl Rechecks {
@@ -113,8 +107,7 @@ impl Engine {
         }
         let Work::Recheck(buffer) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
         let buffer = buffer.take().expect("allocated above");
-        let offset_bytes = target.blocks.offset_bytes();
-        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        self.task_read(token, slot, buffer);
     }
 
     pub(super) fn recheck_read(&mut self, token: Token, result: Result<Buffer, Status>) {

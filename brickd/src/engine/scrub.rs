@@ -14,7 +14,7 @@ use brick_wire::{BlockRange, BlockSet, Flags, Header, ImageUuid, Role, ShardInde
 
 use super::requests::{Outcome, Reply};
 use super::tasks::{Target, Work};
-use super::{ConnectionId, DiskRequest, Engine, ShardKey, Token};
+use super::{ConnectionId, Engine, ShardKey, Token};
 use crate::buffer::Buffer;
 
 /// Shards of an image whose bad blocks are remembered; those of further ones are found again.
@@ -122,8 +122,7 @@ impl Engine {
         let Work::Verify(buffer) = &mut self.task(token).work else { unreachable!("dispatched by kind") };
         let buffer = buffer.take().expect("allocated above");
         self.mark_issued(token);
-        let offset_bytes = target.blocks.offset_bytes();
-        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+        self.task_read(token, slot, buffer);
     }
 
     /// An answer from the page. An arbiter has nothing else.

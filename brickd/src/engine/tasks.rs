@@ -205,6 +205,12 @@ impl Engine {
         buffer
     }
 
+    /// Reads all blocks of a task.
+    pub(super) fn task_read(&mut self, token: Token, slot: FileSlot, buffer: Buffer) {
+        let offset_bytes = self.tasks[&token].target.blocks.offset_bytes();
+        self.task_disk(token, DiskRequest::Read { slot, offset_bytes, buffer });
+    }
+
     /// Issues a task's read or write.
     pub(super) fn task_disk(&mut self, token: Token, request: DiskRequest) {
         let task = self.task(token);

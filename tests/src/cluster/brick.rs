@@ -89,7 +89,6 @@ impl Brick {
     }
 
     fn try_start(&mut self) -> Result<(), String> {
-        assert!(self.process.is_none(), "it runs already");
         let mut command = match self.boot {
             None => brickd(),
             Some(boot) => booted(boot, &self.logs.join(format!("{}.boot", self.name))),
@@ -98,6 +97,11 @@ impl Brick {
             .args(["run", "--listen", &self.address(), "--dir"])
             .arg(&self.directory)
             .args(&self.arguments);
+        self.launch(command)
+    }
+
+    fn launch(&mut self, command: Command) -> Result<(), String> {
+        assert!(self.process.is_none(), "it runs already");
         let mut process = Process::spawn(command, &self.name, &self.logs);
         process.wait_for_line("serving", LIMIT)?;
         self.process = Some(process);
@@ -107,12 +111,9 @@ impl Brick {
     /// Starts it again, in a process that counts what its core allocates and tells whoever connects to `counts`.
     #[track_caller]
     pub fn start_counting(&mut self, counts: &Path) {
-        assert!(self.process.is_none(), "it is stopped");
         let mut command = Command::new(super::command::binary("brick-counting-brick"));
         command.args(["--listen", &self.address(), "--dir"]).arg(&self.directory).arg("--counts").arg(counts);
-        let mut process = Process::spawn(command, &self.name, &self.logs);
-        process.wait_for_line("serving", LIMIT).unwrap_or_else(|reason| panic!("{reason}"));
-        self.process = Some(process);
+        self.launch(command).unwrap_or_else(|reason| panic!("{reason}"));
     }
 
     /// From its next start on it finds another boot id, as after a reboot of its machine.

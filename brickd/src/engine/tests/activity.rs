@@ -68,18 +68,7 @@ fn clean(brick: &mut Brick, alice: ConnectionId) {
 
 /// The brick died; this is what starts after it.
 pub fn crashed(brick: &Brick, role: Role) -> (Brick, ConnectionId) {
-    let mut again = Brick::new(vec![EngineConfig {
-        role,
-        registers: brick.registers.clone(),
-        shards: brick.files.keys().copied().collect(),
-        dirty: brick.saved.values().flatten().cloned().collect(),
-        active: brick.active.values().flatten().copied().collect(),
-        ..config(0, 0, 1)
-    }]);
-    again.files = brick.files.clone();
-    again.active = brick.active.clone();
-    again.saved = brick.saved.clone();
-    again.registers = brick.registers.clone();
+    let mut again = brick.successor(EngineConfig { role, ..config(0, 0, 1) });
     let alice = again.connect(0, ALICE, 1);
     (again, alice)
 }

@@ -156,6 +156,22 @@ impl Brick {
         }
     }
 
+    /// What starts after this brick with `config`, and what its disk has.
+    pub fn successor(&self, config: EngineConfig) -> Brick {
+        let mut again = Brick::new(vec![EngineConfig {
+            registers: self.registers.clone(),
+            shards: self.files.keys().copied().collect(),
+            dirty: self.saved.values().flatten().cloned().collect(),
+            active: self.active.values().flatten().copied().collect(),
+            ..config
+        }]);
+        again.files = self.files.clone();
+        again.active = self.active.clone();
+        again.saved = self.saved.clone();
+        again.registers = self.registers.clone();
+        again
+    }
+
     /// Brick 0 on one core.
     pub fn single() -> Brick {
         Brick::new(vec![config(0, 0, 1)])

@@ -58,18 +58,9 @@ impl Pair {
 
     /// The target died and started again: its active shards have lost their CRCs. Or it was stopped, and lost nothing.
     pub(super) fn restart_target(&mut self, again: EngineConfig) {
-        let old = std::mem::replace(&mut self.target, Brick::new(Vec::new()));
         let incarnation = Incarnation { start: StartCounter(6), ..again.incarnation };
-        let mut target = Brick::new(vec![EngineConfig {
-            incarnation,
-            registers: old.registers.clone(),
-            shards: old.files.keys().copied().collect(),
-            dirty: old.saved.values().flatten().cloned().collect(),
-            active: old.active.values().flatten().copied().collect(),
-            ..again
-        }]);
-        (target.files, target.active, target.saved) = (old.files, old.active, old.saved);
-        (target.registers, target.now) = (old.registers, old.now);
+        let mut target = self.target.successor(EngineConfig { incarnation, ..again });
+        target.now = self.target.now;
         self.wires.clear();
         self.target_client = target.connect(0, ALICE, 1);
         self.target = target;
