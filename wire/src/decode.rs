@@ -1,9 +1,9 @@
 //! Frames from and to byte streams, for the side that copies nothing: payloads are slices of the receive
 //! buffer. (A brick places payloads into its own aligned slots and uses [`Header`] directly.)
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::header::{FrameError, Header, parse_aux, seal_aux};
+use crate::header::{FrameError, Header, aux_trailer, parse_aux};
 use crate::limits::HEADER_SIZE;
 
 /// A whole frame, aux trailer checked and cut off.
@@ -26,17 +26,24 @@ impl Frame {
     }
 
     /// The bytes before the data part: header, aux and its trailer.
+    pub fn head_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.header.frame_bytes() - self.data.len());
+        self.put_head(&mut out);
+        out
+    }
+
+    /// Appends what [`Frame::head_bytes`] returns.
     ///
     /// Panics if `aux` or `data` changed since the header took their lengths: what was sent would put the
     /// stream out of step.
-    pub fn head_bytes(&self) -> Vec<u8> {
-        let aux = seal_aux(self.aux.to_vec());
-        assert_eq!(self.header.aux_bytes as usize, aux.len(), "the header's aux length");
+    pub fn put_head(&self, out: &mut impl BufMut) {
+        let trailer = aux_trailer(&self.aux);
+        let aux_bytes = self.aux.len() + trailer.map_or(0, |trailer| trailer.len());
+        assert_eq!(self.header.aux_bytes as usize, aux_bytes, "the header's aux length");
         assert_eq!(self.header.data_bytes as usize, self.data.len(), "the header's data length");
-        let mut out = Vec::with_capacity(HEADER_SIZE + aux.len());
-        out.extend_from_slice(&self.header.to_bytes());
-        out.extend_from_slice(&aux);
-        out
+        out.put_slice(&self.header.to_bytes());
+        out.put_slice(&self.aux);
+        out.put_slice(trailer.as_ref().map_or(&[], |trailer| trailer));
     }
 }
 
@@ -48,12 +55,17 @@ pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     if buffer.len() < header.frame_bytes() {
         return Ok(None);
     }
-    let mut frame = buffer.split_to(header.frame_bytes()).freeze();
-    let data = frame.split_off(HEADER_SIZE + header.aux_bytes as usize);
-    let mut aux = frame.split_off(HEADER_SIZE);
+    buffer.advance(HEADER_SIZE);
+    let mut aux = take(buffer, header.aux_bytes as usize);
     let body_bytes = parse_aux(&aux)?.len();
     aux.truncate(body_bytes);
+    let data = take(buffer, header.data_bytes as usize);
     Ok(Some(Frame { header, aux, data }))
+}
+
+/// The next bytes. Most frames lack a part, and nothing must not keep the buffer alive, nor be counted as a user of it.
+fn take(buffer: &mut BytesMut, length: usize) -> Bytes {
+    if length == 0 { Bytes::new() } else { buffer.split_to(length).freeze() }
 }
 
 /// The header at the front of `buffer`, if it is there.

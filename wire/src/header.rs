@@ -476,11 +476,15 @@ pub fn parse_aux(aux: &[u8]) -> Result<&[u8], FrameError> {
 
 /// Appends the CRC trailer that [`parse_aux`] checks. An empty body stays empty.
 pub fn seal_aux(mut body: Vec<u8>) -> Vec<u8> {
-    if !body.is_empty() {
-        let crc = crc32c(&body);
-        body.extend_from_slice(&crc.to_le_bytes());
+    if let Some(trailer) = aux_trailer(&body) {
+        body.extend_from_slice(&trailer);
     }
     body
+}
+
+/// The trailer of a body; none of an empty one.
+pub fn aux_trailer(body: &[u8]) -> Option<[u8; 4]> {
+    (!body.is_empty()).then(|| crc32c(body).to_le_bytes())
 }
 
 fn check_lengths(aux_bytes: u32, data_bytes: u32) -> Result<(), FrameError> {

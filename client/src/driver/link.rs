@@ -26,7 +26,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// A link that breaks sooner than this will probably break again: the pause grows.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest pause before connecting again: what a returned brick waits to be noticed.
-const PAUSE_MAX: Duration = Duration::from_millis(1000);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// What a link tells its owner.
 pub(crate) enum LinkEvent {

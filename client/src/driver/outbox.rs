@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 
 /// Payloads up to this many bytes are copied next to their headers: cheaper than a segment of their own.
 const INLINE_BYTES_MAX: usize = 4096;
+/// Memory for heads and such payloads, taken at once. It is used again when what was in it is sent.
+const INLINE_BUFFER_BYTES: usize = 64 * 1024;
 /// Segments of one write; the kernel takes 1024.
 const SEGMENTS_MAX: usize = 256;
 
@@ -37,14 +39,21 @@ struct State {
     credit_bytes: u64,
     granted_bytes: u64,
     closed: bool,
+    /// Where the next batch's heads go.
+    inline: BytesMut,
 }
 
 impl Outbox {
     /// An empty queue with what the welcome granted.
     pub(crate) fn new(credit_bytes: u32) -> Outbox {
         let granted_bytes = u64::from(credit_bytes);
-        let state =
-            State { queue: VecDeque::new(), credit_bytes: granted_bytes, granted_bytes, closed: false };
+        let state = State {
+            queue: VecDeque::new(),
+            credit_bytes: granted_bytes,
+            granted_bytes,
+            closed: false,
+            inline: BytesMut::new(),
+        };
         Outbox { inner: Rc::new(Inner { state: RefCell::new(state), changed: Notify::new() }) }
     }
 
@@ -96,12 +105,12 @@ impl Outbox {
 
 impl State {
     fn take(&mut self) -> Batch {
-        let mut builder = BatchBuilder::default();
+        let mut builder = BatchBuilder { segments: Vec::new(), inline: &mut self.inline };
         while let Some(frame) = self.queue.front() {
             let cost = cost_bytes(frame);
             // The largest request passes when nothing is outstanding, however small the grant.
             let fits = cost <= self.credit_bytes || self.credit_bytes == self.granted_bytes;
-            if !fits || builder.segments.len() + 2 > SEGMENTS_MAX {
+            if !fits || builder.segments.len() + 3 > SEGMENTS_MAX {
                 break;
             }
             self.credit_bytes = self.credit_bytes.saturating_sub(cost);
@@ -119,27 +128,38 @@ fn cost_bytes(frame: &Frame) -> u64 {
     }
 }
 
-#[derive(Default)]
-struct BatchBuilder {
+struct BatchBuilder<'a> {
     segments: Vec<Bytes>,
-    inline: BytesMut,
+    inline: &'a mut BytesMut,
 }
 
-impl BatchBuilder {
+impl BatchBuilder<'_> {
     fn push(&mut self, frame: Frame) {
-        self.inline.extend_from_slice(&frame.head_bytes());
-        if frame.data.len() <= INLINE_BYTES_MAX {
+        let is_inline = frame.data.len() <= INLINE_BYTES_MAX;
+        let separate_bytes = if is_inline { 0 } else { frame.data.len() };
+        let inline_bytes = frame.header.frame_bytes() - separate_bytes;
+        if self.inline.capacity() - self.inline.len() < inline_bytes {
+            // Not to be moved into a larger buffer.
+            self.end_segment();
+            self.inline.reserve(inline_bytes.max(INLINE_BUFFER_BYTES));
+        }
+        frame.put_head(self.inline);
+        if is_inline {
             self.inline.extend_from_slice(&frame.data);
         } else {
-            self.segments.push(self.inline.split().freeze());
+            self.end_segment();
             self.segments.push(frame.data);
         }
     }
 
-    fn finish(mut self) -> Batch {
+    fn end_segment(&mut self) {
         if !self.inline.is_empty() {
-            self.segments.push(self.inline.freeze());
+            self.segments.push(self.inline.split().freeze());
         }
+    }
+
+    fn finish(mut self) -> Batch {
+        self.end_segment();
         Batch::new(self.segments)
     }
 }

@@ -1,13 +1,13 @@
 //! A replica group with its links and its timer, as async calls. All on one thread; nothing here decides.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use brick_wire::body::Attach;
 use brick_wire::handshake::PeerKind;
 use brick_wire::{BrickIndex, Timestamp, VolumeUuid};
+use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 
 use super::clock;
@@ -29,7 +29,7 @@ struct Shared {
     group: RefCell<Group>,
     links: RefCell<Vec<Link>>,
     spinner: Spinner,
-    requests: RefCell<HashMap<UserRequest, oneshot::Sender<Result<Output, GroupError>>>>,
+    requests: RefCell<FxHashMap<UserRequest, oneshot::Sender<Result<Output, GroupError>>>>,
     request_next: Cell<u64>,
     opened: RefCell<Option<oneshot::Sender<Result<(), GroupError>>>>,
     closed: RefCell<Option<oneshot::Sender<Result<(), GroupError>>>>,
@@ -42,6 +42,7 @@ struct Shared {
     ended: Notify,
     /// Told when it is known which shards exist, and when the group ends before.
     listed: Notify,
+    told_listed: Cell<bool>,
 }
 
 impl Session {
@@ -72,6 +73,7 @@ impl Session {
             pumping: Cell::new(false),
             ended: Notify::new(),
             listed: Notify::new(),
+            told_listed: Cell::new(false),
         });
         for (index, brick) in bricks.into_iter().enumerate() {
             let config =
@@ -235,7 +237,8 @@ impl Shared {
         if self.group.borrow().ended().is_some() {
             self.ended.notify_one();
         }
-        if self.is_listed() {
+        if !self.told_listed.get() && self.is_listed() {
+            self.told_listed.set(true);
             self.listed.notify_waiters();
         }
         let due = self.group.borrow().poll_timeout();

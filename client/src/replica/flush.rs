@@ -124,6 +124,11 @@ impl FlushState {
         self.inherited = !closed;
     }
 
+    /// When bits should be cleaned, if they can be; `None` if there are none, or a flush for that is under way.
+    pub(super) fn clean_at(&self) -> Option<Timestamp> {
+        (self.stale_bits && !self.background).then(|| self.last_clean + CLEAN_INTERVAL)
+    }
+
     /// Whether our predecessor left unflushed writes, or a recovery made copies, that no flush has covered.
     pub(super) fn has_inherited(&self) -> bool {
         self.inherited
@@ -341,8 +346,7 @@ impl Group {
     /// When bits should be cleaned; `None` if there are none, or they can't be.
     pub(super) fn clean_due(&self) -> Option<Timestamp> {
         let serving = matches!(self.phase, Phase::Serving);
-        let possible = serving && !self.flush.background && self.can_clean();
-        (possible && self.flush.stale_bits).then(|| self.flush.last_clean + CLEAN_INTERVAL)
+        self.flush.clean_at().filter(|_| serving && self.can_clean())
     }
 
     /// Whether a flush now would let bits be cleaned.

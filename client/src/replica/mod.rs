@@ -12,7 +12,7 @@
 //! `write` sends it to the in-sync bricks and the arbiter and decides when it is complete, `epoch` moves
 //! the group to a new epoch when a brick fails, `heal` brings that brick back, `flush` makes it durable
 //! and lets the bricks forget that they might differ. `read` asks one good copy; `repair` mends what that
-//! copy finds rotten.
+//! copy finds rotten. `settled` says when none of that is under way.
 
 mod admit;
 mod bricks;
@@ -33,6 +33,7 @@ pub mod proposer;
 mod read;
 mod repair;
 mod report;
+mod settled;
 mod vouch;
 mod write;
 

@@ -76,7 +76,7 @@ impl Group {
     }
 
     /// A brick that leaves a request unanswered for this long has failed.
-    fn silence_max(&self) -> Duration {
+    pub(super) fn silence_max(&self) -> Duration {
         self.config.brick_timeout * SILENCE_PERCENT / 100
     }
 
@@ -88,9 +88,16 @@ impl Group {
                 next = Some(next.map_or(at, |other| other.min(at)));
             }
         };
+        let silence_max = self.silence_max();
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));
-            consider(oldest.map(|at| (at + self.silence_max()).max(self.patient_until)));
+            consider(oldest.map(|at| (at + silence_max).max(self.patient_until)));
+        }
+        if self.is_settled() {
+            consider(Some(self.renew_at));
+            consider(self.flush.clean_at());
+            consider(Some(self.serve_not_before));
+            return next;
         }
         match self.phase {
             Phase::Ended(_) => return None,

@@ -46,6 +46,13 @@ pub(super) struct Vouch {
     late: BTreeMap<OperationKey, Generation>,
 }
 
+impl Vouch {
+    /// Whether the arbiter vouches.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
 /// The CRCs of a run of blocks on their way from the copies of S to an arbiter.
 #[derive(Debug)]
 pub(super) struct CopyOperation {
