@@ -11,7 +11,7 @@ use brick_wire::Role;
 use brick_wire::limits::{DATA_BYTES_MAX, LANES_MAX};
 use brickd::engine::Engine;
 use brickd::reactor::cores::{End, Options, RunError, Running};
-use brickd::reactor::ring::{Ring, RingError};
+use brickd::reactor::ring::{Ring, RingError, RingMode};
 use brickd::reactor::signals;
 use brickd::store::Store;
 use brickd::store::error::StoreError;
@@ -92,6 +92,29 @@ struct RunArguments {
     /// How long a busy core looks for work before it sleeps, microseconds: latency for processor time; 0 sleeps at once
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     spin_us: u32,
+    /// When the kernel completes the disk's and the network's work; only the default was found to be fast
+    #[arg(long, default_value = "deferred")]
+    ring: RingArgument,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RingArgument {
+    /// When a core asks for completions (DEFER_TASKRUN, SINGLE_ISSUER)
+    Deferred,
+    /// With a core's next system call (COOP_TASKRUN)
+    Cooperative,
+    /// At once, interrupting the core
+    Plain,
+}
+
+impl From<RingArgument> for RingMode {
+    fn from(argument: RingArgument) -> RingMode {
+        match argument {
+            RingArgument::Deferred => RingMode::Deferred,
+            RingArgument::Cooperative => RingMode::Cooperative,
+            RingArgument::Plain => RingMode::Plain,
+        }
+    }
 }
 
 /// What `--cores` says.
@@ -197,7 +220,7 @@ fn run(arguments: &RunArguments) -> Result<(), CommandError> {
     signals::block()?;
     abort_on_panic();
     // What can fail for reasons outside the directory comes before the start is counted in it.
-    Ring::<()>::new()?;
+    Ring::<()>::new(arguments.ring.into())?;
     let listener = listen(&arguments.listen)?;
     let bound = listener.local_addr();
     let address = bound.map_or_else(|_| arguments.listen.clone(), |address| address.to_string());
@@ -264,6 +287,7 @@ fn options(arguments: &RunArguments, cpus: Vec<usize>) -> Result<Options, Comman
         open_files_max: (open_files / cores as u32).max(1),
         lease: Duration::from_millis(u64::from(arguments.lease_ms)),
         spin: Duration::from_micros(u64::from(arguments.spin_us)),
+        ring: arguments.ring.into(),
     })
 }
 

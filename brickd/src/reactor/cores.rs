@@ -24,7 +24,7 @@ use super::disk::Disk;
 use super::helper::{Helpers, Tools};
 use super::listen::Listener;
 use super::mail::Mailbox;
-use super::ring::{Ring, RingError};
+use super::ring::{Ring, RingError, RingMode};
 use super::spin::Spin;
 use super::{Core, Operation, Reactor, Shared, signals};
 use crate::buffer::Pool;
@@ -46,6 +46,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long a busy core looks for work before it sleeps; see [`Spin`].
     pub spin: Duration,
+    /// Of each core's ring.
+    pub ring: RingMode,
 }
 
 /// Why a brick doesn't run, or ended badly.
@@ -237,10 +239,10 @@ fn start_cores<C: Core>(
         let core = config.core;
         let (listener, report) = (listener.take(), report.clone());
         let (shared, make_core) = (shared.clone(), make_core.clone());
-        let (pool_bytes, spin) = (options.pool_bytes, Spin::new(options.spin));
+        let (pool_bytes, ring, spin) = (options.pool_bytes, options.ring, Spin::new(options.spin));
         let run = move || {
             pin(core, cpu);
-            let reactor = build(config, pool_bytes, spin, shared, make_core);
+            let reactor = build(config, pool_bytes, ring, spin, shared, make_core);
             let mut reactor = match reactor {
                 Ok(reactor) => reactor,
                 Err(error) => {
@@ -267,6 +269,7 @@ fn start_cores<C: Core>(
 fn build<C: Core>(
     config: EngineConfig,
     pool_bytes: usize,
+    ring_mode: RingMode,
     spin: Spin,
     shared: Arc<Shared>,
     make_core: impl Fn(EngineConfig, Pool) -> C,
@@ -274,7 +277,7 @@ fn build<C: Core>(
     let index = config.core;
     let pool =
         Pool::try_new(pool_bytes).map_err(|errno| RunError::Core { core: index.0, source: errno.into() })?;
-    let mut ring: Ring<Operation> = Ring::new()?;
+    let mut ring: Ring<Operation> = Ring::new(ring_mode)?;
     // An arbiter moves nothing but pages of CRCs. The limit is the process's, so one warning is enough, whichever core
     // meets it.
     if config.role == Role::Data

@@ -24,6 +24,18 @@ use crate::buffer::Pool;
 )]
 pub struct RingError(#[from] io::Error);
 
+/// When the kernel does what it put off until a completion could be told to the thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RingMode {
+    /// When the thread enters it to wait: SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG (Linux 6.1).
+    #[default]
+    Deferred,
+    /// With the thread's next system call: COOP_TASKRUN, TASKRUN_FLAG (Linux 5.19).
+    Cooperative,
+    /// At once: the thread is interrupted for it.
+    Plain,
+}
+
 /// A ring whose operations are described by `T`.
 pub struct Ring<T> {
     ring: IoUring,
@@ -37,20 +49,24 @@ pub struct Ring<T> {
 }
 
 impl<T> Ring<T> {
-    /// A ring for the calling thread, which must be the only one to use it.
-    pub fn new() -> Result<Ring<T>, RingError> {
-        let preferred = IoUring::builder()
-            .setup_cqsize(COMPLETION_ENTRIES)
-            .setup_submit_all()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(SUBMISSION_ENTRIES);
-        let (ring, has_taskrun_flag) = match preferred {
-            Ok(ring) => (ring, true),
+    /// A ring for the calling thread, which must be the only one to use it. Where the kernel doesn't know the mode it is a
+    /// plain one.
+    pub fn new(mode: RingMode) -> Result<Ring<T>, RingError> {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(COMPLETION_ENTRIES);
+        let mut preferred = builder.clone();
+        match mode {
+            RingMode::Deferred => {
+                preferred.setup_submit_all().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+            }
+            RingMode::Cooperative => preferred.setup_submit_all().setup_coop_taskrun().setup_taskrun_flag(),
+            RingMode::Plain => &mut preferred,
+        };
+        let (ring, has_taskrun_flag) = match preferred.build(SUBMISSION_ENTRIES) {
+            Ok(ring) => (ring, mode != RingMode::Plain),
             Err(error) => {
-                let plain = IoUring::builder().setup_cqsize(COMPLETION_ENTRIES).build(SUBMISSION_ENTRIES)?;
-                warn!("the kernel refuses SINGLE_ISSUER and DEFER_TASKRUN ({error}): a plain ring is used");
+                let plain = builder.build(SUBMISSION_ENTRIES)?;
+                warn!("the kernel refuses a ring of mode {mode:?} ({error}): a plain ring is used");
                 (plain, false)
             }
         };

@@ -36,7 +36,8 @@ impl Group {
 
     /// When a settled group has something to do by itself.
     pub(super) fn settled_until(&self) -> Timestamp {
-        let unanswered = (0..self.bricks.len()).filter_map(|index| self.pending.oldest(BrickIndex(index as u8)));
+        let unanswered =
+            (0..self.bricks.len()).filter_map(|index| self.pending.oldest(BrickIndex(index as u8)));
         let silent_at = unanswered.min().map(|at| at + self.silence_max());
         silent_at.into_iter().chain(self.flush.clean_at()).fold(self.renew_at, Timestamp::min)
     }

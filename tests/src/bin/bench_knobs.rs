@@ -37,6 +37,8 @@ enum Knob {
     Cores,
     /// `brickd run --spin-us` and `spin_us` in the volume file
     Spin,
+    /// `brickd run --ring`
+    Ring,
     /// `brickd run --pool-mib`
     Pool,
     /// `brickd run --open-files`
@@ -80,6 +82,9 @@ impl Knob {
             }
             Knob::Spin => {
                 vec![spin("200 us", 200), spin("0", 0), spin("50 us", 50), spin("1000 us", 1000)]
+            }
+            Knob::Ring => {
+                ["deferred", "cooperative", "plain"].map(|mode| same(mode, format!("--ring {mode}"))).into()
             }
             Knob::Pool => vec![
                 same("64 MiB", "--pool-mib 64".to_owned()),

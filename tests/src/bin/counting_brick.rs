@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use brickd::engine::Engine;
 use brickd::reactor::cores::{Options, Running};
+use brickd::reactor::ring::RingMode;
 use brickd::reactor::signals;
 use clap::Parser;
 
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         open_files_max: 1024,
         lease: Duration::from_secs(5),
         spin: Duration::ZERO,
+        ring: RingMode::default(),
     };
     let make_core = |config, pool| {
         COUNTED.set(true);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::buffer::Pool;
+use crate::reactor::ring::RingMode;
 
 const FILE_BYTES: u64 = 1 << 20;
 
@@ -20,7 +21,7 @@ struct Fixture {
 
 /// `None`, with the reason printed, where io_uring is forbidden.
 fn fixture(registered: bool) -> Option<Fixture> {
-    let mut ring = match Ring::new() {
+    let mut ring = match Ring::new(RingMode::default()) {
         Ok(ring) => ring,
         Err(error) => {
             println!("skipped: {error}");
