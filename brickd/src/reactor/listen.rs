@@ -202,8 +202,7 @@ fn welcome_frame(hello: &Header, status: Status, welcome: &Welcome) -> Frame {
 /// Options of every TCP socket. They make a connection faster or its end known sooner; without one of them
 /// it still works, so failures are dropped.
 pub(super) fn prepare_socket(socket: &OwnedFd) {
-    // Nagle and delayed acknowledgements together cost 44 ms a request (FACTS).
-    let _ = setsockopt(socket, sockopt::TcpNoDelay, &true);
+    brick_transport::prepare(socket);
     let _ = setsockopt(socket, sockopt::KeepAlive, &true);
     let _ = setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS);
     let _ = setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS);
