@@ -24,6 +24,9 @@ pub struct VolumeConfig {
     pub no_quorum: NoQuorum,
     /// How long a client looks for answers before it sleeps: latency for processor time.
     pub spin: Duration,
+    /// One copy of everything, on one data brick a group: for scratch data and measurements. Said in the file, so that
+    /// nobody has such a volume because a brick was forgotten.
+    pub unreplicated: bool,
     /// The replica groups.
     pub groups: Vec<Group>,
 }
@@ -97,6 +100,26 @@ pub enum Meaning {
         /// Arbiters.
         arbiters: usize,
     },
+    /// One data brick, and nobody said that this is meant.
+    #[error(
+        "group {0} has one data brick and nothing else, so every failure of it stops the volume and may lose data; use \
+         2 data + 1 arbiter, 3 data, or 2 data, or say that this is meant: `volume create --unreplicated`, which writes \
+         `unreplicated = true` under [options]"
+    )]
+    OneBrick(usize),
+    /// `unreplicated` elsewhere than on one data brick.
+    #[error(
+        "group {group} has {data} data bricks and {arbiters} arbiters, but in an unreplicated volume each group is one \
+         data brick; drop the other bricks, or drop `unreplicated`"
+    )]
+    Unreplicated {
+        /// Which group.
+        group: usize,
+        /// Data bricks.
+        data: usize,
+        /// Arbiters.
+        arbiters: usize,
+    },
     /// A weight of zero.
     #[error("group {0} has weight 0; use 1 or more")]
     Weight(usize),
@@ -130,6 +153,9 @@ struct Options {
     io_timeout_ms: u64,
     no_quorum: NoQuorumFile,
     spin_us: u64,
+    /// Not written where it is false: clients that know no such volumes read the others' files.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unreplicated: bool,
 }
 
 #[derive(Serialize, Deserialize, Default, Clone, Copy)]
@@ -180,6 +206,7 @@ impl Default for Options {
             io_timeout_ms: 30_000,
             no_quorum: NoQuorumFile::Suspend,
             spin_us: 200,
+            unreplicated: false,
         }
     }
 }
@@ -187,12 +214,14 @@ impl Default for Options {
 /// Nobody looks longer for one answer.
 const SPIN_US_MAX: u64 = 10_000;
 
+const _: () = assert!(GROUP_BRICKS_MAX >= 3, "the largest group");
+
 fn one() -> u32 {
     1
 }
 
 impl VolumeConfig {
-    /// A volume of these groups with default options.
+    /// A replicated volume of these groups with default options.
     pub fn new(volume: VolumeUuid, groups: Vec<Group>) -> VolumeConfig {
         let options = Options::default();
         VolumeConfig {
@@ -201,6 +230,7 @@ impl VolumeConfig {
             io_timeout: Duration::from_millis(options.io_timeout_ms),
             no_quorum: NoQuorum::Suspend,
             spin: Duration::from_micros(options.spin_us),
+            unreplicated: options.unreplicated,
             groups,
         }
     }
@@ -220,6 +250,7 @@ impl VolumeConfig {
                 NoQuorumFile::Error => NoQuorum::Error,
             },
             spin: Duration::from_micros(file.options.spin_us.min(SPIN_US_MAX)),
+            unreplicated: file.options.unreplicated,
             groups: file.groups.into_iter().map(Group::from).collect(),
         };
         config.check().map_err(|reason| ConfigError::Meaning { path: owned(), reason })?;
@@ -249,9 +280,14 @@ impl VolumeConfig {
         for (index, group) in self.groups.iter().enumerate() {
             let data = group.bricks.iter().filter(|brick| brick.role == Role::Data).count();
             let arbiters = group.bricks.len() - data;
-            if !matches!((data, arbiters), (2, 1) | (3, 0) | (2, 0)) || group.bricks.len() > GROUP_BRICKS_MAX
-            {
-                return Err(Meaning::Roles { group: index, data, arbiters });
+            match (data, arbiters) {
+                (1, 0) if self.unreplicated => {}
+                (1, 0) => return Err(Meaning::OneBrick(index)),
+                _ if self.unreplicated => {
+                    return Err(Meaning::Unreplicated { group: index, data, arbiters });
+                }
+                (2, 1) | (3, 0) | (2, 0) => {}
+                _ => return Err(Meaning::Roles { group: index, data, arbiters }),
             }
             if group.weight == 0 {
                 return Err(Meaning::Weight(index));
@@ -287,6 +323,7 @@ impl VolumeConfig {
                     NoQuorum::Error => NoQuorumFile::Error,
                 },
                 spin_us: self.spin.as_micros() as u64,
+                unreplicated: self.unreplicated,
             },
             groups: self.groups.iter().map(GroupFile::from).collect(),
         }
@@ -399,6 +436,45 @@ mod tests {
         let mut portless = group(&[Role::Data, Role::Data]);
         portless.bricks[1].address = "somewhere".to_owned();
         assert!(matches!(check(portless), Err(Meaning::Address(_))));
+    }
+
+    #[test]
+    fn one_brick_is_a_group_where_the_file_says_so() {
+        let check = |unreplicated: bool, groups: Vec<Group>| {
+            VolumeConfig { unreplicated, ..VolumeConfig::new(VolumeUuid::NIL, groups) }.check()
+        };
+        let one = || group(&[Role::Data]);
+        let mut another = one();
+        another.bricks[0] = brick(9, Role::Data);
+        assert_eq!(check(true, vec![one()]), Ok(()));
+        assert_eq!(check(true, vec![one(), another.clone()]), Ok(()));
+        assert_eq!(check(false, vec![one()]), Err(Meaning::OneBrick(0)));
+        let replicated = group(&[Role::Data, Role::Data, Role::Arbiter]);
+        assert_eq!(check(false, vec![replicated.clone(), another.clone()]), Err(Meaning::OneBrick(1)));
+        let refused = Err(Meaning::Unreplicated { group: 1, data: 2, arbiters: 1 });
+        assert_eq!(check(true, vec![another, replicated]), refused);
+        for roles in [&[][..], &[Role::Arbiter], &[Role::Data, Role::Data], &[Role::Data, Role::Arbiter]] {
+            let check = check(true, vec![group(roles)]);
+            assert!(matches!(check, Err(Meaning::Unreplicated { group: 0, .. })), "{roles:?}: {check:?}");
+        }
+        assert_eq!(check(true, vec![Group { quorum: Quorum::First, ..one() }]), Err(Meaning::First(0)));
+    }
+
+    #[test]
+    fn only_the_file_of_an_unreplicated_volume_says_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("volume.toml");
+        let new = |roles: &[Role]| VolumeConfig::new(VolumeUuid::from_bytes([9; 16]), vec![group(roles)]);
+        let config = VolumeConfig { unreplicated: true, ..new(&[Role::Data]) };
+        config.save(&path).expect("saved");
+        assert_eq!(VolumeConfig::load(&path).expect("loaded"), config);
+        let text = std::fs::read_to_string(&path).expect("text");
+        std::fs::write(&path, text.replace("unreplicated = true", "")).expect("written");
+        let error = VolumeConfig::load(&path).expect_err("refused").to_string();
+        assert!(error.contains("volume.toml") && error.contains("unreplicated = true"), "{error}");
+        new(&[Role::Data, Role::Data]).save(&path).expect("saved");
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(!text.contains("unreplicated"), "older clients refuse keys that they don't know: {text}");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub type Shape = &'static [&'static [&'static str]];
 pub const TWO_AND_ARBITER: Shape = &[&["data", "data", "arbiter"]];
 /// One group of three data bricks.
 pub const THREE_DATA: Shape = &[&["data", "data", "data"]];
+/// One data brick, without replication.
+pub const ONE_DATA: Shape = &[&["data"]];
 /// Two groups of two data bricks and an arbiter.
 pub const TWO_GROUPS: Shape = &[&["data", "data", "arbiter"], &["data", "data", "arbiter"]];
 
@@ -139,7 +141,7 @@ impl Cluster {
         Brick::create(name, role, self.path(name), &self.logs(), &arguments, None)
     }
 
-    /// `--group` arguments for these bricks.
+    /// Arguments of `volume create` for these bricks.
     pub fn group_arguments(&self, shape: Shape) -> Vec<String> {
         let mut bricks = self.bricks.iter();
         let mut arguments = Vec::new();
@@ -149,6 +151,9 @@ impl Cluster {
                 format!("{role}={}", brick.address())
             });
             arguments.extend(["--group".to_owned(), members.collect::<Vec<_>>().join(",")]);
+        }
+        if shape.iter().all(|group| group.len() == 1) {
+            arguments.push("--unreplicated".to_owned());
         }
         arguments
     }

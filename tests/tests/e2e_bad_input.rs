@@ -7,9 +7,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use brick_tests::cluster::command::{brickctl, brickd, run};
+use brick_tests::cluster::command::{brick_perf, brickctl, brickd, run};
 use brick_tests::cluster::pattern;
-use brick_tests::cluster::{ARBITER, Cluster, D1, D2, Options};
+use brick_tests::cluster::{ARBITER, Cluster, D1, D2, ONE_DATA, Options, Shape};
 
 /// bad input: directories that no brick can use.
 #[test]
@@ -86,6 +86,11 @@ fn volume_files_are_checked() {
     status(&good.replace("\"arbiter\"", "\"data\"").replacen("\"data\"", "\"arbiter\"", 2))
         .refused(&["bad.toml", "1 data bricks and 2 arbiters"]);
     status(&good.replace("\"arbiter\"", "\"judge\"")).refused(&["bad.toml", "judge"]);
+    status(&good.replace("[options]", "[options]\nunreplicated = true")).refused(&[
+        "bad.toml",
+        "2 data bricks and 1 arbiters",
+        "unreplicated",
+    ]);
     status(&good.replace("127.0.0.1:", "127.0.0.1;")).refused(&["bad.toml", "HOST:PORT"]);
     status("").refused(&["bad.toml"]);
     run(brickctl().args(["-v", "missing.toml", "volume", "status"])).refused(&["missing.toml"]);
@@ -115,6 +120,51 @@ fn volumes_are_checked() {
     create(&group).ok();
     let another = cluster.path("another.toml").display().to_string();
     run(brickctl().args(["volume", "create", &another, "--group", &group])).refused(&[left, "already"]);
+}
+
+/// bad input: a volume of one brick that nobody asked for, and one of two where one was asked for.
+#[test]
+fn one_brick_is_a_volume_if_that_is_meant() {
+    let mut cluster = Cluster::unmade(&Options { shape: &[&["data", "data"]], ..Options::default() });
+    let file = cluster.volume().display().to_string();
+    let [left, right] = [D1, D2].map(|index| cluster.bricks[index].address());
+    let create = |arguments: &[&str]| run(brickctl().args(["volume", "create", &file]).args(arguments));
+    let (one, two) = (format!("data={left}"), format!("data={left},data={right}"));
+    let unasked = ["one data brick", "--unreplicated", "unreplicated = true"];
+
+    create(&["--group", &one]).refused(&unasked);
+    create(&["--group", &two, "--unreplicated"]).refused(&["2 data bricks", "drop"]);
+    create(&["--group", &format!("arbiter={left}"), "--unreplicated"]).refused(&["0 data bricks", "drop"]);
+    assert!(!cluster.volume().exists(), "nothing is left behind");
+    create(&["--group", &one, "--unreplicated"]).ok();
+    create(&["--group", &one, "--unreplicated"]).ok();
+    create(&["--group", &one]).refused(&unasked);
+    let status = cluster.ctl(&["volume", "status"]).ok().stdout;
+    assert!(status.contains("unreplicated: it survives no failure"), "{status}");
+
+    // No other brick could vouch for the new one, whether the old one is there or lost.
+    cluster.ctl(&["volume", "reset-brick", &left, "--yes"]).refused(&[&left, "unreplicated", "new volume"]);
+    cluster.bricks[D1].stop();
+    cluster.ctl(&["volume", "replace-brick", &left, &right, "--yes"]).refused(&[&left, "unreplicated"]);
+    let text = fs::read_to_string(&file).expect("a volume file");
+    fs::write(&file, text.replace("unreplicated = true", "")).expect("written");
+    cluster.ctl(&["volume", "status"]).refused(&unasked);
+}
+
+/// bad input: brick-perf's engine for one brick on a replicated volume; the other one takes both.
+#[test]
+fn one_brick_is_measured_on_one_brick() {
+    let perf = |shape: Shape, engine: &str| {
+        let cluster = Cluster::with(&Options { shape, ..Options::default() });
+        cluster.create_image("vm", "8M");
+        let job = cluster.path("job.fio");
+        let text = format!("[job]\nioengine={engine}\nimage=vm\nrw=write\nbs=1m\n");
+        fs::write(&job, text).expect("a job file");
+        run(brick_perf().arg("run").arg(&job).arg("-v").arg(cluster.volume()))
+    };
+    perf(Options::default().shape, "brick").refused(&["volume.toml", "is replicated", "ioengine=volume"]);
+    perf(ONE_DATA, "brick").ok();
+    perf(ONE_DATA, "volume").ok();
 }
 
 /// bad input: names and sizes of images.

@@ -1,14 +1,17 @@
-//! Images through the clients that people use: libnbd's tools, qemu's, fio, and a file system checker.
+//! Images through the clients that people use: libnbd's tools, qemu's, fio, brick-perf, and a file system checker.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use brick_tests::cluster::command::run;
+use brick_tests::cluster::command::{brick_perf, run};
 use brick_tests::cluster::disk::same_bytes;
+use brick_tests::cluster::process::wait_for;
 use brick_tests::cluster::tools::{fio_verify, have, qemu_io, tool};
-use brick_tests::cluster::{Cluster, D2, Options, Shape, THREE_DATA, TWO_GROUPS, pattern};
+use brick_tests::cluster::{
+    Cluster, D1, D2, ONE_DATA, Options, Shape, THREE_DATA, TWO_GROUPS, pattern, shard_files,
+};
 
 /// A file of `blocks` blocks of which every fourth run of 64 is a hole.
 fn sparse_file(path: &Path, blocks: u64) {
@@ -174,6 +177,60 @@ fn fio_verifies_while_a_brick_dies_twice() {
     assert!(status.success(), "fio: {status}: {}{}", fio.stdout(), fio.stderr());
     server.close();
     cluster.assert_copies_agree("vm");
+}
+
+/// `brick-perf` on the image `vm` of a cluster of one brick, with verification and these lines of the job.
+fn one_brick_job(cluster: &Cluster, lines: &str) -> Command {
+    let job = cluster.path("one.fio");
+    let text = format!("[one]\nioengine=brick\nimage=vm\nbs=4k\niodepth=16\nverify=crc32c\n{lines}");
+    fs::write(&job, text).expect("a job file");
+    let mut command = brick_perf();
+    command.arg("run").arg(job).arg("-v").arg(cluster.volume());
+    command
+}
+
+/// clients: brick-perf on a volume of one brick, which is killed between two runs, in the middle of one, and while
+/// an image is served.
+/// What was written is there, and the second run doesn't notice; another block in its place is found.
+#[test]
+fn one_brick_keeps_what_was_written() {
+    let mut cluster = Cluster::with(&Options { shape: ONE_DATA, ..Options::default() });
+    cluster.create_image("vm", "16M");
+    run(&mut one_brick_job(&cluster, "rw=randwrite\nfdatasync=64\nend_fsync")).ok();
+    cluster.bricks[D1].kill();
+    let mut read = one_brick_job(&cluster, "rw=randread");
+    run(&mut read).refused(&["no quorum", "0 of 1 bricks"]);
+    cluster.bricks[D1].start();
+    run(&mut read).ok();
+
+    cluster.ctl(&["image", "rm", "vm"]).ok();
+    assert_eq!(shard_files(&cluster.bricks[D1].directory).len(), 0, "or the next wait is none");
+    cluster.create_image("vm", "16M");
+    let write = one_brick_job(&cluster, "rw=randwrite\nruntime=4s\ntime_based\nfdatasync=64");
+    let mut write = cluster.spawn(write, "brick-perf");
+    let is_written = || (!shard_files(&cluster.bricks[D1].directory).is_empty()).then_some(());
+    wait_for("something is written", Duration::from_secs(60), is_written);
+    cluster.bricks[D1].kill();
+    assert!(write.ended().is_none(), "it waits for the brick");
+    cluster.bricks[D1].start();
+    let status = write.wait(Duration::from_secs(90));
+    assert!(status.success(), "{status}: {}{}", write.stdout(), write.stderr());
+    let mut read = one_brick_job(&cluster, "rw=randread");
+    run(&mut read).ok();
+
+    let server = cluster.serve("vm");
+    let mut client = server.connect();
+    client.write(8192, &pattern::blocks(8192, 1, 1)).expect("written");
+    cluster.bricks[D1].kill();
+    cluster.bricks[D1].start();
+    assert!(client.read(8192, 4096).expect("read") == pattern::blocks(8192, 1, 1));
+    client.flush().expect("its machine never stopped");
+    server.close();
+    run(&mut read).refused(&["8192"]);
+    for command in [&["scrub", "vm"][..], &["heal", "run", "vm"], &["heal", "agent", "--once"]] {
+        cluster.ctl(command).ok();
+    }
+    assert_eq!(cluster.health("vm")["state"], "healthy");
 }
 
 /// clients: a disk image with a file system (raw, qcow2).

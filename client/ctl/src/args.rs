@@ -76,9 +76,13 @@ pub enum VolumeCommand {
     Create {
         /// The volume file to write
         file: PathBuf,
-        /// A replica group: ROLE=HOST:PORT of each brick; 2 data + 1 arbiter, 3 data, or 2 data
+        /// A replica group: ROLE=HOST:PORT of each brick; 2 data + 1 arbiter, 3 data, or 2 data;
+        /// with --unreplicated 1 data
         #[arg(long = "group", required = true, value_parser = parse_group, value_name = "ROLE=H:P,…")]
         groups: Vec<GroupArgument>,
+        /// One copy of everything: each group is one data brick. Survives no failure; for scratch data and measurements
+        #[arg(long)]
+        unreplicated: bool,
     },
     /// Asks every brick how it is
     #[command(after_help = "Example:\n  brickctl -v vms.toml volume status --json")]

@@ -24,11 +24,13 @@ pub struct BrickSpec {
 }
 
 impl Volume {
-    /// Creates a volume of `groups` and writes its file to `path`. All bricks must be reachable. Running it
-    /// again with the same arguments finishes what was interrupted and changes nothing else.
+    /// Creates a volume of `groups` and writes its file to `path`. All bricks must be reachable. Groups of one brick
+    /// have to be meant: `unreplicated` says that. Running it again with the same arguments finishes what was
+    /// interrupted and changes nothing else.
     pub async fn create(
         path: &Path,
         groups: &[Vec<BrickSpec>],
+        unreplicated: bool,
         client_name: &str,
     ) -> Result<VolumeConfig, VolumeError> {
         let caller = Caller {
@@ -37,14 +39,18 @@ impl Volume {
             session: Volume::fresh_session(),
             name: client_name.to_owned(),
         };
+        let uuid = VolumeUuid(uuid::Uuid::new_v4());
+        let checked = |groups| {
+            let config = VolumeConfig { unreplicated, ..VolumeConfig::new(uuid, groups) };
+            let meaning = |reason| ConfigError::Meaning { path: path.to_path_buf(), reason };
+            config.check().map_err(meaning).map(|()| config)
+        };
+        // Also where a file exists: a volume of one brick is meant each time, or it isn't.
+        let planned = checked(planned_groups(groups))?;
         let config = match path.exists() {
             true => existing_config(path, groups)?,
             false => {
-                let uuid = VolumeUuid(uuid::Uuid::new_v4());
-                let meaning = |reason| ConfigError::Meaning { path: path.to_path_buf(), reason };
-                VolumeConfig::new(uuid, planned_groups(groups)).check().map_err(meaning)?;
-                let config = VolumeConfig::new(uuid, inspect_bricks(groups, &caller).await?);
-                config.check().map_err(meaning)?;
+                let config = checked(inspect_bricks(planned.groups, &caller).await?)?;
                 config.save(path)?;
                 config
             }
@@ -81,9 +87,8 @@ fn planned_groups(groups: &[Vec<BrickSpec>]) -> Vec<Group> {
 }
 
 /// Asks every brick who it is, and refuses those that can't become members before any is changed.
-async fn inspect_bricks(groups: &[Vec<BrickSpec>], caller: &Caller) -> Result<Vec<Group>, VolumeError> {
-    let mut result = planned_groups(groups);
-    for brick in result.iter_mut().flat_map(|group| &mut group.bricks) {
+async fn inspect_bricks(mut planned: Vec<Group>, caller: &Caller) -> Result<Vec<Group>, VolumeError> {
+    for brick in planned.iter_mut().flat_map(|group| &mut group.bricks) {
         let control = Control::open(&brick.address, caller, BrickUuid::NIL, CoreIndex(0)).await?;
         let bad = |reason: String| VolumeError::BadBrick { address: brick.address.clone(), reason };
         let welcome = &control.welcome;
@@ -101,7 +106,7 @@ async fn inspect_bricks(groups: &[Vec<BrickSpec>], caller: &Caller) -> Result<Ve
         }
         brick.brick = welcome.brick;
     }
-    Ok(result)
+    Ok(planned)
 }
 
 async fn stamp_all(config: &VolumeConfig, caller: &Caller) -> Result<(), VolumeError> {

@@ -76,6 +76,11 @@ impl Volume {
     /// Looks whether the brick at `new` can take the place of the one at `old`. Changes nothing.
     pub async fn plan_replacement(&self, old: &str, new: &str) -> Result<Replacement, VolumeError> {
         let (group, index, listed) = self.find_replaced(old, new)?;
+        if self.config.unreplicated {
+            let reason = "the volume is unreplicated, so no other brick knows its registers or holds a copy to heal the \
+                          new one from; bring it back, or create a new volume";
+            return Err(VolumeError::CannotReplace { address: old.to_owned(), reason: reason.to_owned() });
+        }
         let brick = self.group(group).bricks[index].clone();
         let mut plan = Replacement {
             group,

@@ -22,7 +22,7 @@ pub struct RunArguments {
     /// Where the report goes [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The volume file, for jobs with ioengine=volume
+    /// The volume file, for jobs with ioengine=volume or brick
     #[arg(short = 'v', long = "volume", value_name = "FILE.toml", env = "BRICK_VOLUME")]
     volume: Option<PathBuf>,
     /// Whether a line on standard error says how the job goes; auto: if that is a terminal
@@ -205,8 +205,9 @@ Example:
 
 const KEYS: &str = "\
 Keys mean what they mean to fio; any other key is an error. A second job must say stonewall,
-because it runs after the first. Engines: volume (an image); raw, monoio, tokio-uring (a file or
-block device, through a ring of our own or through one of these runtimes); nbd (a server, with
+because it runs after the first. Engines: volume (an image); brick (the same, of a volume
+created with --unreplicated: one brick, no replication); raw, monoio, tokio-uring (a file or block
+device, through a ring of our own or through one of these runtimes); nbd (a server, with
 uri=nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH). With rate or rate_iops, latencies
 count from the moment at which a request was due.
 ";

@@ -63,6 +63,8 @@ pub fn open(job: &Job, volume_file: Option<&Path>) -> Result<Box<dyn Engine>, En
         Target::Monoio { path } => Box::new(monoio_file::MonoioEngine::open(job, path)?),
         Target::TokioUring { path } => Box::new(tokio_uring_file::TokioUringEngine::open(job, path)?),
         Target::Nbd { uri } => Box::new(nbd::NbdEngine::open(job, uri)?),
-        Target::Volume { image } => Box::new(volume::VolumeEngine::open(job, image, volume_file)?),
+        Target::Volume { image } | Target::Brick { image } => {
+            Box::new(volume::VolumeEngine::open(job, image, volume_file)?)
+        }
     })
 }

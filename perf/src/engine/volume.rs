@@ -1,11 +1,12 @@
-//! `ioengine=volume`: an image of a replicated volume, through the client library in this process.
+//! `ioengine=volume`: an image of a replicated volume, through the client library in this process; and
+//! `ioengine=brick`: the same on one brick without replication, so that the difference is what that costs.
 //!
 //! One task per request in flight, all on one thread, as every front end of ours does it. Writes share
 //! their memory with the client (`Bytes`), so nothing is copied that a front end wouldn't copy.
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use brick_client::{Image, ImageError, ImageName, OpenOptions, Volume, VolumeConfig, VolumeError};
@@ -15,7 +16,7 @@ use monoio::{FusionDriver, FusionRuntime, RuntimeBuilder};
 use super::crew::Crew;
 use super::timer::Timer;
 use super::{Engine, EngineError};
-use crate::job::Job;
+use crate::job::{Job, Target};
 use crate::load::Started;
 use crate::meter::Meter;
 use crate::pattern::{Kind, Request};
@@ -38,8 +39,15 @@ pub(super) type Runtime = FusionRuntime<
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeEngineError {
     /// Nobody said which volume.
-    #[error("no volume file: ioengine=volume works on a volume; give its file with -v FILE.toml")]
-    NoVolumeFile,
+    #[error("no volume file: ioengine={0} works on a volume; give its file with -v FILE.toml")]
+    NoVolumeFile(&'static str),
+    /// It would measure replication, too, under a name that says it doesn't.
+    #[error(
+        "{}: the volume is replicated, and ioengine=brick measures one brick; use ioengine=volume, or a volume made by \
+         `brickctl volume create --unreplicated`",
+        .0.display()
+    )]
+    Replicated(PathBuf),
     /// The runtime.
     #[error("can't start the I/O runtime: {0}; is the locked-memory limit too low?")]
     Runtime(io::Error),
@@ -64,8 +72,11 @@ pub enum VolumeEngineError {
 impl VolumeEngine {
     /// Opens the image; to read only, if the job doesn't write.
     pub fn open(job: &Job, name: &ImageName, file: Option<&Path>) -> Result<VolumeEngine, VolumeEngineError> {
-        let file = file.ok_or(VolumeEngineError::NoVolumeFile)?;
+        let file = file.ok_or(VolumeEngineError::NoVolumeFile(job.target.engine_name()))?;
         let config = VolumeConfig::load(file).map_err(VolumeError::from)?;
+        if matches!(job.target, Target::Brick { .. }) && !config.unreplicated {
+            return Err(VolumeEngineError::Replicated(file.to_path_buf()));
+        }
         let volume = Volume::new(config, &format!("brick-perf (pid {})", std::process::id()));
         let mut runtime = start_runtime().map_err(VolumeEngineError::Runtime)?;
         let options = OpenOptions { read_only: !job.writes(), ..OpenOptions::default() };

@@ -55,6 +55,7 @@ pub(super) struct Draft {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EngineName {
     Volume,
+    Brick,
     Raw,
     Monoio,
     TokioUring,
@@ -189,12 +190,11 @@ impl Draft {
         let missing = |key, possible| Problem::Missing { job: job.to_owned(), key, possible };
         let path =
             || self.path.clone().ok_or_else(|| missing("filename", "the path of a file or block device"));
+        let image =
+            || self.image.clone().ok_or_else(|| missing("image", "the name of an image of the volume"));
         Ok(match self.engine.ok_or_else(|| missing("ioengine", ENGINES))? {
-            EngineName::Volume => {
-                let image = self.image.clone();
-                let image = image.ok_or_else(|| missing("image", "the name of an image of the volume"))?;
-                Target::Volume { image }
-            }
+            EngineName::Volume => Target::Volume { image: image()? },
+            EngineName::Brick => Target::Brick { image: image()? },
             EngineName::Raw => Target::Raw { path: path()? },
             EngineName::Monoio => Target::Monoio { path: path()? },
             EngineName::TokioUring => Target::TokioUring { path: path()? },
@@ -231,7 +231,7 @@ impl Draft {
         if !self.group_reporting {
             return Err(Problem::WorkersApart { job });
         }
-        if matches!(target, Target::Volume { .. }) {
+        if matches!(target, Target::Volume { .. } | Target::Brick { .. }) {
             return Err(Problem::WorkersOfImage { job });
         }
         let apart = self.size_bytes.is_some_and(|size_bytes| self.offset_increment_bytes >= size_bytes);

@@ -166,6 +166,7 @@ fn set_name(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
 fn set_engine(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
     let engine = match text {
         "volume" => EngineName::Volume,
+        "brick" => EngineName::Brick,
         "raw" => EngineName::Raw,
         "monoio" => EngineName::Monoio,
         "tokio-uring" => EngineName::TokioUring,
@@ -224,8 +225,8 @@ fn set_verify(draft: &mut Draft, text: &str) -> Result<(), ValueError> {
     }
 }
 
-pub(super) const ENGINES: &str = "volume (a replicated image), raw, monoio or tokio-uring (a file or block \
-                                  device), or nbd (an NBD server)";
+pub(super) const ENGINES: &str = "volume (a replicated image), brick (an image of an unreplicated volume), raw, \
+                                  monoio or tokio-uring (a file or block device), or nbd (an NBD server)";
 const JOB: &str = "job";
 const TARGET: &str = "target";
 const PATTERN: &str = "pattern";

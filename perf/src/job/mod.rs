@@ -119,6 +119,11 @@ pub enum Target {
         /// Which.
         image: ImageName,
     },
+    /// `ioengine=brick`: the same on one brick, of a volume that is unreplicated.
+    Brick {
+        /// Which.
+        image: ImageName,
+    },
     /// `ioengine=raw`: a file or block device.
     Raw {
         /// Which.
@@ -172,6 +177,7 @@ impl Target {
     pub fn engine_name(&self) -> &'static str {
         match self {
             Target::Volume { .. } => "volume",
+            Target::Brick { .. } => "brick",
             Target::Raw { .. } => "raw",
             Target::Monoio { .. } => "monoio",
             Target::TokioUring { .. } => "tokio-uring",

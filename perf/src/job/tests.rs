@@ -142,6 +142,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_possible() {
         ),
         (format!("{raw}numjobs=257"), "numjobs=\"257\" is not possible: it must be from 1 to 256"),
         (format!("{raw}numjobs=2\ngroup_reporting\nioengine=volume\nimage=i"), "has numjobs on an image"),
+        (format!("{raw}numjobs=2\ngroup_reporting\nioengine=brick\nimage=i"), "has numjobs on an image"),
         (
             format!("{raw}numjobs=2\ngroup_reporting\nrw=write\nverify=crc32c\nsize=1m\noffset_increment=4k"),
             "verifies what several workers write to the same blocks",
@@ -190,9 +191,10 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_possible() {
             "[global]\nioengine=raw\nfilename=f\n[a]\n[b]".into(),
             "test.fio:5: job \"b\" would run at the same time as \"a\"",
         ),
-        ("[a]".into(), "test.fio:1: job \"a\" lacks ioengine; give volume (a replicated image), raw"),
+        ("[a]".into(), "test.fio:1: job \"a\" lacks ioengine; give volume (a replicated image), brick (an"),
         ("[a]\nioengine=raw".into(), "test.fio:1: job \"a\" lacks filename"),
         ("[a]\nioengine=volume".into(), "test.fio:1: job \"a\" lacks image"),
+        ("[a]\nioengine=brick".into(), "test.fio:1: job \"a\" lacks image"),
         (
             "[a]\nioengine=libaio".into(),
             "test.fio:2: ioengine=\"libaio\" is not possible; ioengine takes volume",
@@ -227,7 +229,11 @@ fn our_examples_are_good_files() {
         files += 1;
     }
     assert!(files >= 8);
-    assert_eq!(engines, ["monoio", "nbd", "raw", "tokio-uring", "volume"].into(), "an example of each");
+    assert_eq!(
+        engines,
+        ["brick", "monoio", "nbd", "raw", "tokio-uring", "volume"].into(),
+        "an example of each"
+    );
 }
 
 /// Texts that look like job files, and go wrong in every place.

@@ -23,6 +23,11 @@ fn bad_input_is_one_sentence_and_exit_1() {
         ("empty.fio", Some(String::new()), "the file holds no job"),
         ("offset.fio", Some("[a]\nioengine=raw\nfilename=empty.fio\n".into()), "give the job a size"),
         ("kind.fio", Some("[a]\nioengine=raw\nfilename=.\n".into()), "neither a file nor a block device"),
+        (
+            "brick.fio",
+            Some("[a]\nioengine=brick\nimage=i\n".into()),
+            "ioengine=brick works on a volume; give its",
+        ),
         ("volume.fio", Some("[a]\nioengine=volume\nimage=i\n".into()), "give its file with -v FILE.toml"),
     ] {
         if let Some(text) = text {

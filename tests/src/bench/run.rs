@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::sample::Sample;
 use crate::cluster::Cluster;
-use crate::cluster::command::{binary, run};
+use crate::cluster::command::{brick_perf, run};
 
 /// Figures of a run.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl Runner {
     /// A job for `brick-perf`.
     pub fn perf(&self, job: &str, name: &str) -> Run {
         let (input, output) = self.files(job, name);
-        let mut command = Command::new(binary("brick-perf"));
+        let mut command = brick_perf();
         command.arg("run").arg(&input).arg("-v").arg(&self.volume);
         run(command.args(["--output-format", "json", "--output"]).arg(&output)).ok();
         let report = read_json(&output);

@@ -99,6 +99,13 @@ pub fn brickctl() -> Command {
     command
 }
 
+/// `brick-perf` as it was built.
+pub fn brick_perf() -> Command {
+    let mut command = Command::new(binary("brick-perf"));
+    command.env_remove("BRICK_VOLUME");
+    command
+}
+
 /// Folder of the build that the running program belongs to, e.g. `target/debug`.
 fn build_folder() -> PathBuf {
     let program = std::env::current_exe().expect("the program's own path");

@@ -40,8 +40,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Ok::<_, Error>(Volume::new(config, &client_name(verb)))
     };
     match arguments.command {
-        Command::Volume(VolumeCommand::Create { file, groups }) => {
-            volume::create(&file, groups, &client_name(verb)).await
+        Command::Volume(VolumeCommand::Create { file, groups, unreplicated }) => {
+            volume::create(&file, groups, unreplicated, &client_name(verb)).await
         }
         Command::Volume(VolumeCommand::Status { json }) => volume::status(&open()?, json).await,
         Command::Volume(VolumeCommand::ReplaceBrick { old, new, how }) => {

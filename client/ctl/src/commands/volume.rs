@@ -9,14 +9,20 @@ use crate::args::GroupArgument;
 use crate::error::Error;
 use crate::output::{bytes, print_json, table};
 
-pub async fn create(file: &Path, groups: Vec<GroupArgument>, client_name: &str) -> Result<(), Error> {
+pub async fn create(
+    file: &Path,
+    groups: Vec<GroupArgument>,
+    unreplicated: bool,
+    client_name: &str,
+) -> Result<(), Error> {
     let groups: Vec<_> = groups.into_iter().map(|group| group.0).collect();
-    let config = Volume::create(file, &groups, client_name).await?;
+    let config = Volume::create(file, &groups, unreplicated, client_name).await?;
     let bricks: usize = config.groups.iter().map(|group| group.bricks.len()).sum();
     println!(
-        "created volume {}: {} group(s), {bricks} bricks; its file is {}",
+        "created volume {}: {} group(s), {bricks} bricks{}; its file is {}",
         config.volume,
         config.groups.len(),
+        if config.unreplicated { ", one copy of everything" } else { "" },
         file.display()
     );
     Ok(())
@@ -25,6 +31,7 @@ pub async fn create(file: &Path, groups: Vec<GroupArgument>, client_name: &str) 
 #[derive(Serialize)]
 struct StatusJson {
     volume: String,
+    unreplicated: bool,
     groups: Vec<GroupJson>,
 }
 
@@ -52,7 +59,8 @@ pub async fn status(volume: &Volume, json: bool) -> Result<(), Error> {
         print_json(&report);
         return Ok(());
     }
-    println!("volume {}", report.volume);
+    let note = if report.unreplicated { ", unreplicated: it survives no failure" } else { "" };
+    println!("volume {}{note}", report.volume);
     for (index, group) in report.groups.iter().enumerate() {
         println!("group {index}");
         let rows = group.bricks.iter().map(|brick| {
@@ -83,5 +91,10 @@ fn report(volume: &Volume, usage: &VolumeUsage) -> StatusJson {
     };
     let groups = usage.groups.iter();
     let groups = groups.map(|group| GroupJson { bricks: group.bricks.iter().map(brick).collect() });
-    StatusJson { volume: volume.config().volume.to_string(), groups: groups.collect() }
+    let config = volume.config();
+    StatusJson {
+        volume: config.volume.to_string(),
+        unreplicated: config.unreplicated,
+        groups: groups.collect(),
+    }
 }
