@@ -57,7 +57,7 @@ pub fn svg(results: &Results) -> String {
 fn colour(target: Target) -> &'static str {
     match target {
         Target::Raw | Target::RawPair => "#9aa0a6",
-        Target::Volume | Target::Nbd => "#c0392b",
+        Target::Brick | Target::Volume | Target::Nbd => "#c0392b",
         Target::Qemu => "#e0a030",
         Target::GlusterLibrary | Target::GlusterMount => "#4a78b5",
     }

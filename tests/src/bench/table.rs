@@ -149,9 +149,12 @@ mod tests {
             Target::Volume,
             Sample { iops: 5.0, cpu_us: Some(7.0), ..Sample::default() },
         );
+        results.add(case::READ_1, Target::Brick, Sample { iops: 8.0, ..Sample::default() });
         let text = results.markdown(&[]);
         assert!(text.contains("| raw file | 20 | 0 | 0 | 100% |  |  |"), "{text}");
         assert!(text.contains("| brick, in process | 5 | 0 | 0 | 25% | 7.0 |  |"), "{text}");
+        assert!(text.contains("| one brick | 8 | 0 | 0 | 40% |  |  |"), "{text}");
+        assert_eq!(results.json(&[])["cells"][2]["target"], "one brick");
         assert_eq!(results.json(&[])["cells"][0]["runs"].as_array().map(Vec::len), Some(3));
     }
 }

@@ -1,5 +1,5 @@
-//! What the loads are put on: a file of this disk, two at once, a replicated image in the process of the load and over
-//! NBD, and peers.
+//! What the loads are put on: a file of this disk, two at once, an image on one brick without replication, a replicated
+//! image in the process of the load and over NBD, and peers.
 //!
 //! Each target has data of its own, written whole before anything is measured. A run is a process of its own, `fio` or
 //! `brick-perf`; processor time and context switches are those of all processes that belong to brick.
@@ -16,7 +16,7 @@ use super::sample::Sample;
 use crate::cluster::measure::{context_switches, cpu_us};
 use crate::cluster::nbd::NbdServer;
 use crate::cluster::process::{Process, wait_for};
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, ONE_DATA, Options, TWO_AND_ARBITER};
 
 /// A target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub enum Target {
     Raw,
     /// Two files on the disk, by two jobs at the same time: what a replicated write costs at least.
     RawPair,
+    /// An image on one brick, in the process of the load: what lies between it and the next is replication.
+    Brick,
     /// A replicated image, in the process of the load.
     Volume,
     /// A replicated image over NBD.
@@ -43,6 +45,7 @@ impl Target {
         match self {
             Target::Raw => "raw file",
             Target::RawPair => "two raw files",
+            Target::Brick => "one brick",
             Target::Volume => "brick, in process",
             Target::Nbd => "brick, NBD",
             Target::Qemu => "QEMU, NBD, 1 copy",
@@ -73,6 +76,9 @@ pub struct Targets {
     setup: Setup,
     cluster: Cluster,
     runner: Runner,
+    /// A volume of one brick.
+    single: Cluster,
+    single_runner: Runner,
     server: NbdServer,
     qemu: Option<Process>,
 }
@@ -90,17 +96,22 @@ impl Targets {
             let spin = setup.brick_spin_us.iter().flat_map(|spin| ["--spin-us".to_owned(), spin.to_string()]);
             ["--cores".to_owned(), cores.to_owned()].into_iter().chain(spin).collect()
         };
-        let bricks = vec![arguments("0,"), arguments("1,"), arguments("0,")];
-        let cluster = Cluster::with(&Options { brick_arguments: bricks, ..Options::default() });
-        if let Some(spin) = setup.client_spin_us {
-            cluster.set_option("spin_us", spin);
-        }
+        let start = |shape, brick_arguments| {
+            let cluster = Cluster::with(&Options { shape, brick_arguments, ..Options::default() });
+            if let Some(spin) = setup.client_spin_us {
+                cluster.set_option("spin_us", spin);
+            }
+            cluster
+        };
+        let cluster = start(TWO_AND_ARBITER, vec![arguments("0,"), arguments("1,"), arguments("0,")]);
+        let single = start(ONE_DATA, vec![arguments("0,")]);
         let size = format!("{}M", setup.size_mib);
         cluster.create_image(IMAGE, &size);
         cluster.create_image(SERVED, &size);
+        single.create_image(IMAGE, &size);
         let server = cluster.serve(SERVED);
-        let runner = Runner::of(&cluster);
-        let mut targets = Targets { setup, cluster, runner, server, qemu: None };
+        let (runner, single_runner) = (Runner::of(&cluster), Runner::of(&single));
+        let mut targets = Targets { setup, cluster, runner, single, single_runner, server, qemu: None };
         targets.qemu = targets.start_qemu();
         for target in targets.all() {
             targets.execute(target, case::FILL, None);
@@ -110,7 +121,7 @@ impl Targets {
 
     /// What can be measured here.
     pub fn all(&self) -> Vec<Target> {
-        let mut targets = vec![Target::Raw, Target::RawPair, Target::Volume, Target::Nbd];
+        let mut targets = vec![Target::Raw, Target::RawPair, Target::Brick, Target::Volume, Target::Nbd];
         targets.extend(self.qemu.iter().map(|_| Target::Qemu));
         if self.setup.gluster.is_some() {
             targets.extend([Target::GlusterLibrary, Target::GlusterMount]);
@@ -120,10 +131,10 @@ impl Targets {
 
     /// One run.
     pub fn run(&mut self, target: Target, case: Case) -> Sample {
-        let before = self.spent();
+        let before = self.spent(target);
         let mut sample = self.execute(target, case, Some(self.setup.runtime));
-        if matches!(target, Target::Volume | Target::Nbd) {
-            let after = self.spent();
+        if matches!(target, Target::Brick | Target::Volume | Target::Nbd) {
+            let after = self.spent(target);
             let (own_us, own_switches) = sample.own.unwrap_or_default();
             let requests = sample.figures.requests.max(1.0);
             sample.figures.cpu_us = Some((after.0 - before.0 + own_us) / requests);
@@ -132,10 +143,15 @@ impl Targets {
         sample.figures
     }
 
-    /// Processor time (microseconds) and context switches of bricks and NBD server so far.
-    fn spent(&mut self) -> (f64, f64) {
-        let mut pids: Vec<u32> = self.cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
-        pids.push(self.server.process().pid());
+    /// Processor time (microseconds) and context switches so far, of the bricks of the target's volume and, if it is the
+    /// replicated one, of its NBD server.
+    fn spent(&mut self, target: Target) -> (f64, f64) {
+        let (cluster, server) = match target {
+            Target::Brick => (&mut self.single, None),
+            _ => (&mut self.cluster, Some(&mut self.server)),
+        };
+        let mut pids: Vec<u32> = cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
+        pids.extend(server.map(|server| server.process().pid()));
         let cpu_us = pids.iter().map(|pid| cpu_us(*pid)).sum();
         let switches: u64 = pids.iter().map(|pid| context_switches(*pid)).sum();
         (cpu_us, switches as f64)
@@ -157,6 +173,10 @@ impl Targets {
                     (perf(&file("raw-1"), "raw-1"), other.join().expect("a run doesn't panic"))
                 });
                 Run { figures: Sample::together(one.figures, other.figures), own: None }
+            }
+            Target::Brick => {
+                let engine = format!("ioengine=brick\nimage={IMAGE}\n");
+                self.single_runner.perf(&job(&engine), "brick")
             }
             Target::Volume => perf(&format!("ioengine=volume\nimage={IMAGE}\n"), "volume"),
             Target::Nbd => fio(&format!("ioengine=nbd\nuri={}\n", self.server.uri()), "nbd"),
