@@ -296,9 +296,12 @@ impl Group {
 
     /// Runs what became possible. Every event ends here; each step is a no-op unless its condition holds.
     pub(super) fn progress(&mut self) {
-        if self.is_settled() && self.now < self.settled_until() {
-            return;
+        if !self.is_settled() || self.now >= self.settled_until() {
+            self.take_steps();
         }
+    }
+
+    pub(super) fn take_steps(&mut self) {
         self.progress_timers();
         self.progress_open();
         self.progress_change();

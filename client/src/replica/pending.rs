@@ -89,6 +89,11 @@ impl PendingTable {
         request
     }
 
+    /// The id that the next request gets.
+    pub(super) fn next(&self) -> RequestId {
+        RequestId(self.next)
+    }
+
     pub(super) fn remove(&mut self, brick: BrickIndex, request: RequestId) -> Option<Pending> {
         self.bricks[usize::from(brick.0)].remove(&request)
     }

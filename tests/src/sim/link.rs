@@ -315,6 +315,7 @@ impl World {
         let Some(mut session) = self.sessions.remove(&id) else { return };
         act(self, &mut session);
         self.drain_session(&mut session);
+        assert!(session.group.has_nothing_left_to_do(), "{id:?} counts as settled and isn't");
         self.sessions.insert(id, session);
         self.bury_ended(id);
     }
