@@ -103,8 +103,7 @@ pub enum Meaning {
     /// One data brick, and nobody said that this is meant.
     #[error(
         "group {0} has one data brick and nothing else, so every failure of it stops the volume and may lose data; use \
-         2 data + 1 arbiter, 3 data, or 2 data, or say that this is meant: `volume create --unreplicated`, which writes \
-         `unreplicated = true` under [options]"
+         2 data + 1 arbiter, 3 data, or 2 data, or, for a new volume of scratch data, `volume create --unreplicated`"
     )]
     OneBrick(usize),
     /// `unreplicated` elsewhere than on one data brick.
@@ -471,7 +470,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("text");
         std::fs::write(&path, text.replace("unreplicated = true", "")).expect("written");
         let error = VolumeConfig::load(&path).expect_err("refused").to_string();
-        assert!(error.contains("volume.toml") && error.contains("unreplicated = true"), "{error}");
+        assert!(error.contains("volume.toml") && error.contains("has one data brick"), "{error}");
         new(&[Role::Data, Role::Data]).save(&path).expect("saved");
         let text = std::fs::read_to_string(&path).expect("text");
         assert!(!text.contains("unreplicated"), "older clients refuse keys that they don't know: {text}");

@@ -130,7 +130,7 @@ fn one_brick_is_a_volume_if_that_is_meant() {
     let [left, right] = [D1, D2].map(|index| cluster.bricks[index].address());
     let create = |arguments: &[&str]| run(brickctl().args(["volume", "create", &file]).args(arguments));
     let (one, two) = (format!("data={left}"), format!("data={left},data={right}"));
-    let unasked = ["one data brick", "--unreplicated", "unreplicated = true"];
+    let unasked = ["one data brick", "--unreplicated"];
 
     create(&["--group", &one]).refused(&unasked);
     create(&["--group", &two, "--unreplicated"]).refused(&["2 data bricks", "drop"]);
@@ -149,6 +149,23 @@ fn one_brick_is_a_volume_if_that_is_meant() {
     let text = fs::read_to_string(&file).expect("a volume file");
     fs::write(&file, text.replace("unreplicated = true", "")).expect("written");
     cluster.ctl(&["volume", "status"]).refused(&unasked);
+}
+
+/// bad input: the file of a replicated volume, cut down to one brick. What that brick has may be old, and places in S mean
+/// other bricks.
+#[test]
+fn a_replicated_image_does_not_open_on_one_brick() {
+    let cluster = Cluster::start();
+    cluster.create_image("vm", "8M");
+    let text = fs::read_to_string(cluster.volume()).expect("a volume file");
+    let parts: Vec<&str> = text.split("[[groups.bricks]]").collect();
+    assert_eq!(parts.len(), 4, "three bricks: {text}");
+    let cut = [parts[0], parts[1]].join("[[groups.bricks]]");
+    fs::write(cluster.volume(), cut.replace("[options]", "[options]\nunreplicated = true")).expect("written");
+    let target = cluster.path("export").display().to_string();
+    cluster.ctl(&["image", "export", "vm", &target]).refused(&["3 bricks", "lists 1", "volume create"]);
+    fs::write(cluster.volume(), text).expect("written");
+    cluster.ctl(&["image", "export", "vm", &target]).ok();
 }
 
 /// bad input: brick-perf's engine for one brick on a replicated volume; the other one takes both.

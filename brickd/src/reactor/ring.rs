@@ -64,6 +64,7 @@ impl<T> Ring<T> {
         };
         let (ring, has_taskrun_flag) = match preferred.build(SUBMISSION_ENTRIES) {
             Ok(ring) => (ring, mode != RingMode::Plain),
+            Err(error) if mode == RingMode::Plain => return Err(error.into()),
             Err(error) => {
                 let plain = builder.build(SUBMISSION_ENTRIES)?;
                 warn!("the kernel refuses a ring of mode {mode:?} ({error}): a plain ring is used");

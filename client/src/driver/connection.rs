@@ -4,7 +4,6 @@
 //! frame that can't be parsed ends the connection: the stream is out of step.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use brick_wire::cursor::{Body, BodyError};
@@ -220,8 +219,6 @@ async fn shake_hands(address: &str, hello: Hello) -> Result<Connection, ConnectE
     let stream = resolve::connect(address)
         .await
         .map_err(|source| ConnectError::Connect { address: owned(), source })?;
-    // SAFETY: the stream keeps its descriptor open for longer than this call.
-    brick_transport::prepare(&unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) });
     let (mut reader, mut writer) = stream.into_split();
     let header = Header::request(Opcode::Hello, RequestId(0));
     let frame = Frame::new(header, hello.to_bytes(), Bytes::new()).head_bytes();

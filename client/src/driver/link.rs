@@ -27,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest pause before connecting again: what a returned brick waits to be noticed.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// The same after a refusal, which the brick logs.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What a link tells its owner.
 pub(crate) enum LinkEvent {
@@ -132,7 +134,8 @@ async fn keep_up(shared: Rc<Shared>, notify: Rc<impl Fn(LinkEvent) + 'static>) {
                 tracing::debug!(brick = shared.config.address, %error, "no link");
                 notify(LinkEvent::Failed);
                 rest(&shared, pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                let is_down = matches!(error, ConnectError::Connect { .. } | ConnectError::Timeout { .. });
+                pause = (pause * 2).min(if is_down { PAUSE_MAX } else { REFUSED_PAUSE_MAX });
             }
         }
     }

@@ -133,6 +133,9 @@ impl Group {
         let Ok(record) = decode_record(&state) else {
             return self.reset_link(brick, "its epoch record can't be read");
         };
+        if let Some(Err(error)) = record.as_ref().map(|record| self.check_members(record)) {
+            return self.end(error);
+        }
         let change = self.change.as_mut().expect("checked above");
         match &mut change.stage {
             Stage::Preparing { promised, best, .. } => {

@@ -60,6 +60,10 @@ impl Group {
         let Phase::PreVote(vote) = &mut self.phase else { return };
         vote.answered.insert(brick);
         let Some(record) = record else { return };
+        if let Err(error) = self.check_members(&record) {
+            return self.end(error);
+        }
+        let Phase::PreVote(vote) = &mut self.phase else { return };
         // A healer keeps out nobody but those who heal.
         let gives_way = record.kind.is_preemptible() && !self.config.purpose.heals();
         if state.lease_left_ms > 0 && record.holder != session && !gives_way {
@@ -74,6 +78,12 @@ impl Group {
         if vote.best.as_ref().is_none_or(|best| best.epoch < record.epoch) {
             vote.best = Some(record);
         }
+    }
+
+    /// S is a set of places in the group: in one of another size it would name other bricks, and a quorum would be another.
+    pub(super) fn check_members(&self, record: &EpochRecord) -> Result<(), GroupError> {
+        let (recorded, listed) = (record.members.len(), self.config.bricks.len());
+        if recorded == listed { Ok(()) } else { Err(GroupError::OtherGroup { recorded, listed }) }
     }
 
     /// Goes on to the vote when it can be won; gives up when it can't.
