@@ -2,7 +2,8 @@
 //!
 //! Then no step of [`Group::progress`] has anything to do before the next timer, and asking each of them after every
 //! answer would be half of what a request costs. Whoever gives a step something to react to adds it here: what this
-//! misses waits for the next timer. The simulator takes the steps all the same, and wants to see nothing happen.
+//! misses waits for the next timer. The simulator takes the steps all the same, in every other session, and wants to see
+//! nothing happen.
 
 use brick_wire::{BrickIndex, Epoch, Role, Timestamp};
 

@@ -167,3 +167,29 @@ fn more_requests_than_the_kernel_gets_all_end() {
     assert!(fixture.run(requests).iter().all(Result::is_ok));
     assert_eq!(fixture.disk.in_flight, 0);
 }
+
+#[test]
+fn large_transfers_wait_for_each_other_and_small_ones_for_none() {
+    let Some(mut fixture) = fixture(true) else { return };
+    fixture.one(open(7, true)).unwrap();
+    let sizes = [1 << 20, 1 << 20, 1 << 20, 512 << 10, BLOCK_SIZE];
+    assert_eq!(sizes[..2].iter().sum::<usize>(), LARGE_BYTES_MAX);
+    for (id, bytes) in sizes.iter().enumerate() {
+        let buffer = fixture.pool.allocate(*bytes).unwrap();
+        let read = transfer(7, 0, buffer, Direction::Read);
+        fixture.disk.submit(&mut fixture.ring, OperationId(id as u64), read);
+    }
+    assert_eq!((fixture.disk.in_flight, fixture.disk.large_waiting.len()), (3, 2));
+    let mut ended = Vec::new();
+    while ended.len() < sizes.len() {
+        fixture.ring.wait(Some(Duration::from_secs(10))).unwrap();
+        while let Some((operation, result)) = fixture.ring.next_completion() {
+            let outcome = fixture.disk.complete(&mut fixture.ring, operation, result);
+            ended.extend(outcome.map(|(operation, result)| (operation.0, result.is_ok())));
+            assert!(fixture.disk.large_bytes <= LARGE_BYTES_MAX);
+        }
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [(0, true), (1, true), (2, true), (3, true), (4, true)]);
+    assert_eq!((fixture.disk.in_flight, fixture.disk.large_bytes), (0, 0));
+}
