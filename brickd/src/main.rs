@@ -314,7 +314,12 @@ fn bind_patiently(address: SocketAddr) -> std::io::Result<TcpListener> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PORT_PATIENCE => {
                 std::thread::sleep(PORT_PAUSE);
             }
-            other => return other,
+            Ok(listener) => {
+                // Now: clients of the last run connect while the directory is still being opened.
+                brick_transport::prepare(&listener);
+                return Ok(listener);
+            }
+            Err(error) => return Err(error),
         }
     }
 }

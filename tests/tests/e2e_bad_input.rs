@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use brick_tests::cluster::command::{brick_perf, brickctl, brickd, run};
 use brick_tests::cluster::pattern;
-use brick_tests::cluster::{ARBITER, Cluster, D1, D2, ONE_DATA, Options, Shape};
+use brick_tests::cluster::{ARBITER, Cluster, D1, D2, ONE_DATA, Options, Shape, TWO_GROUPS};
 
 /// bad input: directories that no brick can use.
 #[test]
@@ -163,9 +163,26 @@ fn a_replicated_image_does_not_open_on_one_brick() {
     let cut = [parts[0], parts[1]].join("[[groups.bricks]]");
     fs::write(cluster.volume(), cut.replace("[options]", "[options]\nunreplicated = true")).expect("written");
     let target = cluster.path("export").display().to_string();
-    cluster.ctl(&["image", "export", "vm", &target]).refused(&["3 bricks", "lists 1", "volume create"]);
+    let export = || cluster.ctl(&["image", "export", "vm", &target]);
+    export().refused(&["3 bricks", "lists 1", "volume create"]);
+    // Nor where the file says them in another order.
+    let swapped = [parts[0], parts[2], parts[1], parts[3]].join("[[groups.bricks]]");
+    fs::write(cluster.volume(), swapped).expect("written");
+    export().refused(&["3 bricks", "same order", "volume create"]);
     fs::write(cluster.volume(), text).expect("written");
-    cluster.ctl(&["image", "export", "vm", &target]).ok();
+    export().ok();
+}
+
+/// bad input: a volume file from which a group was cut.
+#[test]
+fn an_image_needs_all_its_groups() {
+    let cluster = Cluster::with(&Options { shape: TWO_GROUPS, ..Options::default() });
+    cluster.create_image("vm", "8M");
+    let text = fs::read_to_string(cluster.volume()).expect("a volume file");
+    let second = text.rfind("[[groups]]").expect("a second group");
+    fs::write(cluster.volume(), &text[..second]).expect("written");
+    let target = cluster.path("export").display().to_string();
+    cluster.ctl(&["image", "export", "vm", &target]).refused(&["\"vm\"", "group 1", "lists 1 groups"]);
 }
 
 /// bad input: brick-perf's engine for one brick on a replicated volume; the other one takes both.

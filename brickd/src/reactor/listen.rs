@@ -36,7 +36,6 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn new(socket: TcpListener) -> Listener {
-        brick_transport::prepare(&socket);
         Listener { socket: Arc::new(socket.into()), next_id: 1, retry_at: None }
     }
 }

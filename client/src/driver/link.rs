@@ -134,8 +134,8 @@ async fn keep_up(shared: Rc<Shared>, notify: Rc<impl Fn(LinkEvent) + 'static>) {
                 tracing::debug!(brick = shared.config.address, %error, "no link");
                 notify(LinkEvent::Failed);
                 rest(&shared, pause).await;
-                let is_down = matches!(error, ConnectError::Connect { .. } | ConnectError::Timeout { .. });
-                pause = (pause * 2).min(if is_down { PAUSE_MAX } else { REFUSED_PAUSE_MAX });
+                let refused = matches!(error, ConnectError::Refused { .. } | ConnectError::Retired { .. });
+                pause = (pause * 2).min(if refused { REFUSED_PAUSE_MAX } else { PAUSE_MAX });
             }
         }
     }

@@ -237,10 +237,10 @@ pub enum GroupError {
     /// No epoch record: the image doesn't exist in this group.
     #[error("the image has no epoch record in this group: it was never created here, or is being created")]
     NoRecord,
-    /// The volume file is of another volume, or was edited: places in S mean nothing then.
+    /// The volume file was edited: places in S mean nothing then.
     #[error(
-        "the image's record is of a group of {recorded} bricks, and the volume file lists {listed}; use the file that \
-         `volume create` wrote, as it was or as a replacement left it"
+        "the image's record names {recorded} bricks, and the volume file lists {listed}, which aren't the same in the same \
+         order; use the file that `volume create` wrote, as it was or as a replacement left it"
     )]
     OtherGroup {
         /// Bricks in the record.

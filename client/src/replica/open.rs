@@ -80,10 +80,16 @@ impl Group {
         }
     }
 
-    /// S is a set of places in the group: in one of another size it would name other bricks, and a quorum would be another.
+    /// S is a set of places in the group: elsewhere they would name other bricks, and a quorum might be another.
     pub(super) fn check_members(&self, record: &EpochRecord) -> Result<(), GroupError> {
-        let (recorded, listed) = (record.members.len(), self.config.bricks.len());
-        if recorded == listed { Ok(()) } else { Err(GroupError::OtherGroup { recorded, listed }) }
+        let (recorded, listed) = (&record.members, &self.config.bricks);
+        let same = recorded.len() == listed.len()
+            && recorded.iter().zip(listed).all(|(member, brick)| member.brick == brick.brick);
+        if same {
+            Ok(())
+        } else {
+            Err(GroupError::OtherGroup { recorded: recorded.len(), listed: listed.len() })
+        }
     }
 
     /// Goes on to the vote when it can be won; gives up when it can't.

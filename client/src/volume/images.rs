@@ -249,6 +249,10 @@ impl Volume {
         purpose: Purpose,
         options: OpenOptions,
     ) -> Result<Vec<Session>, VolumeError> {
+        let listed = self.config.groups.len();
+        if let Some(group) = value.groups.iter().find(|group| usize::from(**group) >= listed) {
+            return Err(VolumeError::UnknownGroup { name: value.name.clone(), group: *group, listed });
+        }
         let mut sessions: Vec<Session> = Vec::new();
         for group in &value.groups {
             let session = Volume::fresh_session();

@@ -70,6 +70,19 @@ pub enum VolumeError {
         /// Why the others don't.
         reasons: String,
     },
+    /// The volume file was edited.
+    #[error(
+        "image {name:?} has a part in group {group}, and the volume file lists {listed} groups; use the file that `volume \
+         create` wrote, with every group"
+    )]
+    UnknownGroup {
+        /// Which image.
+        name: String,
+        /// Which of its groups.
+        group: u16,
+        /// Groups of the file.
+        listed: usize,
+    },
     /// Nobody knows the name.
     #[error("no image named {:?} in this volume; `image ls` lists those there are", .0.as_str())]
     UnknownImage(ImageName),
