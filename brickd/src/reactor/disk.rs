@@ -488,7 +488,8 @@ pub use shards::shard_path;
 pub const OPERATIONS_MAX: usize = 256;
 /// Transfers from here on are large.
 const LARGE_BYTES: usize = 128 * 1024;
-/// Bytes of large transfers of one core in the kernel: what a fast disk moves in half a millisecond. With 8 requests of 1 MiB in flight this made reads 1.4 and writes 1.1 times as fast.
+/// Bytes of large transfers of one core in the kernel: what a fast disk moves in half a millisecond. With 8 requests of
+/// 1 MiB in flight this made reads 1.4 and writes 1.1 times as fast.
 pub const LARGE_BYTES_MAX: usize = 2 << 20;
 /// The pool is the ring's only registered buffer.
 const POOL_INDEX: u16 = 0;

@@ -296,7 +296,7 @@ impl Group {
 
     /// Runs what became possible. Every event ends here; each step is a no-op unless its condition holds.
     pub(super) fn progress(&mut self) {
-        if !self.is_settled() || self.now >= self.settled_until() {
+        if !self.may_rest() {
             self.take_steps();
         }
     }

@@ -15,7 +15,7 @@ impl Group {
     /// For the simulator, between two events: whether there is really nothing to do if it is said so. Takes the steps
     /// that were left out.
     pub fn has_nothing_left_to_do(&mut self) -> bool {
-        if !self.is_settled() || self.now >= self.settled_until() {
+        if !self.may_rest() {
             return true;
         }
         let before = (self.actions.len(), self.operation_next, self.pending.next());
@@ -46,8 +46,13 @@ impl Group {
             })
     }
 
+    /// Whether the steps of `progress` have nothing to do now.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_settled() && self.now < self.settled_until()
+    }
+
     /// When a settled group has something to do by itself.
-    pub(super) fn settled_until(&self) -> Timestamp {
+    fn settled_until(&self) -> Timestamp {
         let unanswered =
             (0..self.bricks.len()).filter_map(|index| self.pending.oldest(BrickIndex(index as u8)));
         let silent_at = unanswered.min().map(|at| at + self.silence_max());
