@@ -13,7 +13,7 @@
 //! # }
 //! ```
 //!
-//! Everything runs on one thread of a monoio runtime with its timer enabled. The layers, from the outside:
+//! Everything runs on one thread of a monoio runtime with its timer enabled, best one of [`start_runtime`]. The layers, from the outside:
 //! [`Volume`] and [`Image`] (names, byte ranges), `driver` (sockets and tasks), [`replica`] (the rules,
 //! sans-IO, shared with the simulator).
 
@@ -28,6 +28,7 @@ mod volume;
 pub use brick_wire::Role;
 pub use config::{ConfigError, Group, Meaning, VolumeConfig};
 pub use driver::connection::ConnectError;
+pub use driver::runtime::{Runtime, start_runtime};
 pub use image::{Extent, Image, ImageError};
 pub use memory::keep_freed_memory;
 pub use name::{ImageName, NameError};

@@ -30,11 +30,7 @@ fn main() -> ExitCode {
     brick_client::keep_freed_memory();
     // Before the runtime starts any thread: blocked signals are inherited.
     signals::block();
-    let mut runtime = match monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
-        .with_entries(1024)
-        .enable_timer()
-        .build()
-    {
+    let mut runtime = match brick_client::start_runtime(RING_ENTRIES) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("brickctl: can't start the I/O runtime: {error}; is the locked-memory limit too low?");
@@ -49,6 +45,9 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Submissions that the ring takes before it has to be entered.
+const RING_ENTRIES: u32 = 1024;
 
 /// As clap ends the process.
 const BAD_COMMAND_LINE: u8 = 2;

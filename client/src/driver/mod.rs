@@ -6,6 +6,7 @@
 //! - [`connection`]: one TCP connection: hello, frames out, frames in.
 //! - [`link`]: all connections to one brick, kept up.
 //! - [`session`]: a [`Group`](crate::replica::Group) with its links and timer, as async calls.
+//! - [`runtime`]: what all of it runs on.
 //! - `spin`, `timers`: when the thread sleeps, and that it does.
 //! - [`control`]: requests to bricks outside any image: registers, status, stamps.
 
@@ -16,6 +17,7 @@ mod incoming;
 pub(crate) mod link;
 pub(crate) mod outbox;
 mod resolve;
+pub(crate) mod runtime;
 pub(crate) mod session;
 mod spin;
 mod timers;

@@ -9,9 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use brick_client::{Image, ImageError, ImageName, OpenOptions, Volume, VolumeConfig, VolumeError};
+use brick_client::{Image, ImageError, ImageName, OpenOptions, Runtime, Volume, VolumeConfig, VolumeError};
 use bytes::{Bytes, BytesMut};
-use monoio::{FusionDriver, FusionRuntime, RuntimeBuilder};
+use monoio::FusionRuntime;
 
 use super::crew::Crew;
 use super::timer::Timer;
@@ -29,11 +29,6 @@ pub struct VolumeEngine {
     /// What is written, again and again; a buffer for each request in flight, so that neighbours differ.
     blocks: Vec<Bytes>,
 }
-
-pub(super) type Runtime = FusionRuntime<
-    monoio::time::TimeDriver<monoio::IoUringDriver>,
-    monoio::time::TimeDriver<monoio::LegacyDriver>,
->;
 
 /// Why an image can't be opened, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +121,7 @@ impl Engine for VolumeEngine {
 
 /// A runtime with timers; on io_uring where that is allowed.
 pub(super) fn start_runtime() -> io::Result<Runtime> {
-    RuntimeBuilder::<FusionDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()
+    brick_client::start_runtime(RING_ENTRIES)
 }
 
 /// One request after the other, until the job is over.

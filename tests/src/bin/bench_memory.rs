@@ -8,13 +8,12 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use brick_client::{Image, ImageName, OpenOptions, Volume, VolumeConfig};
+use brick_client::{Image, ImageName, OpenOptions, Volume, VolumeConfig, start_runtime};
 use brick_tests::cluster::Cluster;
 use brick_tests::cluster::measure::memory_bytes;
 use brick_tests::cluster::pattern::Sequence;
 use bytes::Bytes;
 use clap::Parser;
-use monoio::{FusionDriver, RuntimeBuilder};
 
 /// Puts two data bricks and an arbiter under a mixed load of many clients, and watches their memory.
 ///
@@ -42,6 +41,8 @@ struct Arguments {
 }
 
 const MIB: u64 = 1 << 20;
+/// For all clients together.
+const RING_ENTRIES: u32 = 32 * 1024;
 /// Size of each client's image.
 const IMAGE_BYTES: u64 = 16 * MIB;
 /// Between two lines.
@@ -56,11 +57,7 @@ fn main() -> ExitCode {
     }
     let pids: Vec<u32> = cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
     let config = VolumeConfig::load(cluster.volume()).expect("the cluster's volume file");
-    let mut runtime = RuntimeBuilder::<FusionDriver>::new()
-        .with_entries(32 * 1024)
-        .enable_timer()
-        .build()
-        .expect("a runtime for the clients");
+    let mut runtime = start_runtime(RING_ENTRIES).expect("a runtime for the clients");
     let highest = runtime.block_on(async {
         let mut images = Vec::new();
         for name in &names {

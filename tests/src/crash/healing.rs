@@ -47,9 +47,6 @@ pub fn healed_by(volume: &Path, addresses: &[String]) -> Healed {
 /// As `heal status` has it; nothing where no quorum answers.
 fn health(volume: &Path) -> Vec<ImageHealth> {
     let config = VolumeConfig::load(volume).expect("the volume file is good");
-    let mut runtime = monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
-        .enable_timer()
-        .build()
-        .expect("the kernel gives a ring or epoll");
+    let mut runtime = brick_client::start_runtime(256).expect("the kernel gives a ring or epoll");
     runtime.block_on(async { Volume::new(config, "crash").heal_status(None).await.unwrap_or_default() })
 }

@@ -13,13 +13,14 @@ mod session;
 use std::fmt;
 use std::io;
 
+use brick_client::Runtime;
 use monoio::FusionRuntime;
 use monoio::io::{OwnedReadHalf, OwnedWriteHalf, Splitable};
 
 use self::connection::{Closer, Stream};
 use self::handshake::Export;
 use self::session::Session;
-use super::volume::{Runtime, start_runtime};
+use super::volume::start_runtime;
 use super::{Engine, EngineError};
 use crate::job::{Job, NbdUri};
 use crate::meter::Meter;
