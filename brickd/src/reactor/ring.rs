@@ -147,13 +147,17 @@ impl<T> Ring<T> {
         Ok(!self.ring.completion().is_empty())
     }
 
-    /// Submits what was started if that is a burst: the disk needn't wait for all of a turn, or it would have nothing to
-    /// do in one half of the time and everything in the other.
+    /// Submits what was started if that is a burst.
     pub fn submit_burst(&mut self) {
         if self.ring.submission().len() >= BURST_ENTRIES {
-            // An error meets the next wait, too.
-            let _seen_again = self.ring.submitter().submit();
+            self.submit();
         }
+    }
+
+    /// Submits what was started.
+    pub fn submit(&mut self) {
+        // An error meets the next wait, too.
+        let _seen_again = self.ring.submitter().submit();
     }
 
     /// Submits what was started and sleeps until something completes or `timeout` is over.

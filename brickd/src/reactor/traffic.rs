@@ -137,13 +137,15 @@ impl<C: Core> Reactor<C> {
         if connection.sender.is_empty() && !connection.is_sending {
             self.unsent.push(id);
         }
+        self.unsent_bytes += frame.data.as_ref().map_or(0, |data| data.len());
         if connection.sender.push(frame).is_err() {
             self.close(id, &"the peer doesn't take its replies");
         }
     }
 
-    /// Sends what was queued in this turn: one sendmsg per connection.
+    /// Sends what was queued: one sendmsg per connection.
     pub(super) fn flush_sends(&mut self) {
+        self.unsent_bytes = 0;
         let mut unsent = std::mem::take(&mut self.unsent);
         for id in unsent.drain(..) {
             let Some(connection) = self.connections.get(id) else { continue };
