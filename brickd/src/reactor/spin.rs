@@ -46,9 +46,15 @@ impl Spin {
         }
     }
 
-    /// A wait took so long, looking and sleeping together, after so many events.
+    /// A wait took so long, looking and sleeping together, after so many events. After none it is still the same wait: what
+    /// ended the last one, as the end of a send, was nothing to do.
     pub fn note_wait(&mut self, wait: Duration, events: usize) {
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).min(self.limit_ns * LONG_WAITS);
+        let longest_ns = self.limit_ns * LONG_WAITS;
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).min(longest_ns);
+        if events == 0 {
+            self.mean_ns = (self.mean_ns + wait_ns / MEMORY).min(longest_ns);
+            return;
+        }
         self.mean_ns = (self.mean_ns * (MEMORY - 1) + wait_ns) / MEMORY;
         self.events = self.events * (MEMORY - 1) / MEMORY + events as u64;
     }
