@@ -119,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn what_ends_without_work_is_part_of_the_next_wait() {
+        let alternating = |times| {
+            (0..times)
+                .fold(Spin::new(LIMIT), |spin, _| after_many(after(spin, LIMIT * 3 / 2, 1), LIMIT / 10, 0, 1))
+        };
+        assert_eq!(alternating(1000).budget(NOW), Duration::ZERO, "short ones between long ones say nothing");
+        let busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
+        assert_eq!(after_many(busy, LIMIT / 10, 0, 1000).budget(NOW), Duration::ZERO, "nothing is ever done");
+        let flooded = after_many(busy, LIMIT / 4, 20, 30);
+        assert_eq!(
+            after_many(flooded, LIMIT / 100, 0, 100).budget(NOW),
+            Duration::ZERO,
+            "they share nothing"
+        );
+    }
+
+    #[test]
     fn who_had_to_wait_for_the_processor_sleeps_for_a_while() {
         let mut busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
         busy.note_yield(NOW, LONG_YIELD / 2);

@@ -27,3 +27,30 @@ pub fn start_runtime(ring_entries: u32) -> io::Result<Runtime> {
         if error.kind() == io::ErrorKind::InvalidInput { builder().build() } else { Err(error) }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Neither comes with an interrupt of the thread.
+    #[test]
+    fn a_sleeping_thread_is_woken_by_timers_and_by_other_threads() {
+        let mut runtime = start_runtime(256).expect("a runtime");
+        let (told, tells) = oneshot::channel();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            told.send(7).expect("it waits");
+        });
+        let value = runtime.block_on(async {
+            monoio::time::sleep(Duration::from_millis(10)).await;
+            tells.await
+        });
+        assert_eq!(value, Ok(7));
+        other.join().expect("it has told");
+    }
+}
