@@ -2,8 +2,8 @@
 //! asks and tells it what happened; it decides nothing about data.
 //!
 //! One turn of the loop: reap completions, feed the events they make to the engine, do the actions it
-//! answers with, send what was queued, and enter the kernel once to submit all of it and sleep. There is no
-//! periodic tick: an idle brick sleeps.
+//! answers with, send what was queued, and enter the kernel once to submit all of it and sleep; what is much is sent and
+//! submitted before. There is no periodic tick: an idle brick sleeps.
 //!
 //! - [`ring`], [`files`], [`disk`], [`helper`]: disk operations, on the ring and beside it.
 //! - [`connection`], [`receive`], [`send`], `listen`, `dial`, `traffic`: sockets and frames.
@@ -116,14 +116,16 @@ pub struct Reactor<C> {
     events: VecDeque<Event>,
     /// Connections with something to send.
     unsent: Vec<ConnectionId>,
-    /// Payload that was queued since the last sends began, bytes.
+    /// Payload that could be sent, bytes: of connections that wait for no earlier send.
     unsent_bytes: usize,
     /// Connections that wait for pool slots, in line.
     starved: VecDeque<ConnectionId>,
     listener: Option<Listener>,
     spin: Spin,
-    /// What was done since the last wait: events that the engine was told, and bytes moved.
+    /// What was done since the last wait that ended with an event: events that the engine was told, and bytes moved.
     work: usize,
+    /// The engine was told something since the last wait.
+    was_told: bool,
     /// When this turn of the loop began.
     now: Timestamp,
     /// Every core has stopped; what is still to be sent has until then.
@@ -173,6 +175,7 @@ impl<C: Core> Reactor<C> {
             listener: None,
             spin,
             work: 0,
+            was_told: false,
             now: clock::now(),
             exit_deadline: None,
         }
@@ -189,13 +192,20 @@ impl<C: Core> Reactor<C> {
                 break;
             }
             self.wait()?;
-            while let Some((operation, result)) = self.ring.next_completion() {
-                self.complete(operation, result);
-                self.process_events();
-            }
+            self.reap();
         }
         self.ring.drain();
         Ok(())
+    }
+
+    /// Takes what has completed, to a limit: what is started meanwhile may complete meanwhile, and a core that its clients
+    /// keep busy would never come to what else is due, nor learn what time it is.
+    fn reap(&mut self) {
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let Some((operation, result)) = self.ring.next_completion() else { return };
+            self.complete(operation, result);
+            self.process_events();
+        }
     }
 
     /// Submits what was started, and returns when something completed or is due: having looked for it for a while if
@@ -220,7 +230,11 @@ impl<C: Core> Reactor<C> {
             self.ring.wait(timeout.map(|timeout| timeout.saturating_sub(now.since(began))))?;
             now = clock::now();
         }
-        self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));
+        if std::mem::take(&mut self.was_told) {
+            self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));
+        } else {
+            self.spin.note_more(now.since(began));
+        }
         self.now = now;
         Ok(())
     }
@@ -251,6 +265,7 @@ impl<C: Core> Reactor<C> {
     fn process_events(&mut self) {
         while let Some(event) = self.events.pop_front() {
             self.work += 1;
+            self.was_told = true;
             self.core.handle_event(self.now, event);
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);
@@ -361,6 +376,8 @@ impl<C: Core> Reactor<C> {
     }
 }
 
+/// Completions after which a turn ends though there are more.
+const TURN_COMPLETIONS_MAX: usize = 256;
 /// Payload that doesn't wait for the end of a turn: eight reads of 4 KiB (32 of them in flight: 9% more).
 const BURST_BYTES: usize = 32 * 1024;
 /// The shortest sleep.

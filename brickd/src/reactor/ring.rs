@@ -112,7 +112,7 @@ impl<T> Ring<T> {
     }
 
     /// Starts an operation: `entry` describes to the kernel what `operation` says. It enters the kernel with
-    /// the next wait. Returns its key for [`Ring::cancel`].
+    /// the next wait, or before. Returns its key for [`Ring::cancel`].
     ///
     /// # Safety
     ///
@@ -156,6 +156,7 @@ impl<T> Ring<T> {
 
     /// Submits what was started.
     pub fn submit(&mut self) {
+        self.push_backlog();
         // An error meets the next wait, too.
         let _seen_again = self.ring.submitter().submit();
     }

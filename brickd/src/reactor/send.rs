@@ -1,4 +1,4 @@
-//! From frames to a byte stream: everything queued in a turn of the loop leaves in one sendmsg.
+//! From frames to a byte stream: what was queued since the last send leaves in one sendmsg.
 //!
 //! Heads (header, aux and its trailer) are written one after another into one buffer; payloads are pointed
 //! to where they are. A batch keeps its frames' buffers until all of it was sent, and moves into the ring
@@ -41,6 +41,11 @@ impl Sender {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// The next batch, if anything waits.

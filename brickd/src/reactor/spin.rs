@@ -46,17 +46,21 @@ impl Spin {
         }
     }
 
-    /// A wait took so long, looking and sleeping together, after so many events. After none it is still the same wait: what
-    /// ended the last one, as the end of a send, was nothing to do.
+    /// A wait took so long, looking and sleeping together, after so many events.
     pub fn note_wait(&mut self, wait: Duration, events: usize) {
-        let longest_ns = self.limit_ns * LONG_WAITS;
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).min(longest_ns);
-        if events == 0 {
-            self.mean_ns = (self.mean_ns + wait_ns / MEMORY).min(longest_ns);
-            return;
-        }
+        let wait_ns = self.clip(wait);
         self.mean_ns = (self.mean_ns * (MEMORY - 1) + wait_ns) / MEMORY;
         self.events = self.events * (MEMORY - 1) / MEMORY + events as u64;
+    }
+
+    /// The last wait goes on, for so long: what ended it, as the end of a send, was nothing to do.
+    pub fn note_more(&mut self, wait: Duration) {
+        let longer_ns = self.mean_ns + self.clip(wait) / MEMORY;
+        self.mean_ns = longer_ns.min(self.limit_ns * LONG_WAITS);
+    }
+
+    fn clip(&self, wait: Duration) -> u64 {
+        u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).min(self.limit_ns * LONG_WAITS)
     }
 }
 
@@ -64,7 +68,8 @@ impl Spin {
 const MANY: u64 = 4;
 /// The means move by one part in so many with each wait.
 const MEMORY: u64 = 16;
-/// A wait counts as at most so many limits: two long ones end the looking, some thirty short ones begin it.
+/// A wait, or a part of one, counts as at most so many limits: two long ones end the looking, some thirty short ones begin
+/// it.
 const LONG_WAITS: u64 = 8;
 /// Nobody who sleeps waits so long for a processor that others use for a moment.
 const LONG_YIELD: Duration = Duration::from_millis(1);
@@ -87,6 +92,13 @@ mod tests {
     fn after_many(spin: Spin, wait: Duration, events: usize, times: usize) -> Spin {
         (0..times).fold(spin, |mut spin, _| {
             spin.note_wait(wait, events);
+            spin
+        })
+    }
+
+    fn longer(spin: Spin, wait: Duration, times: usize) -> Spin {
+        (0..times).fold(spin, |mut spin, _| {
+            spin.note_more(wait);
             spin
         })
     }
@@ -121,18 +133,13 @@ mod tests {
     #[test]
     fn what_ends_without_work_is_part_of_the_next_wait() {
         let alternating = |times| {
-            (0..times)
-                .fold(Spin::new(LIMIT), |spin, _| after_many(after(spin, LIMIT * 3 / 2, 1), LIMIT / 10, 0, 1))
+            (0..times).fold(Spin::new(LIMIT), |spin, _| longer(after(spin, LIMIT * 3 / 2, 1), LIMIT / 10, 1))
         };
         assert_eq!(alternating(1000).budget(NOW), Duration::ZERO, "short ones between long ones say nothing");
         let busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
-        assert_eq!(after_many(busy, LIMIT / 10, 0, 1000).budget(NOW), Duration::ZERO, "nothing is ever done");
+        assert_eq!(longer(busy, LIMIT / 10, 1000).budget(NOW), Duration::ZERO, "nothing is ever done");
         let flooded = after_many(busy, LIMIT / 4, 20, 30);
-        assert_eq!(
-            after_many(flooded, LIMIT / 100, 0, 100).budget(NOW),
-            Duration::ZERO,
-            "they share nothing"
-        );
+        assert_eq!(longer(flooded, LIMIT / 100, 100).budget(NOW), Duration::ZERO, "they share nothing");
     }
 
     #[test]

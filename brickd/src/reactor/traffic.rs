@@ -134,10 +134,12 @@ impl<C: Core> Reactor<C> {
         if matches!(connection.phase, Phase::Closing) {
             return;
         }
-        if connection.sender.is_empty() && !connection.is_sending {
-            self.unsent.push(id);
+        if !connection.is_sending {
+            if connection.sender.is_empty() {
+                self.unsent.push(id);
+            }
+            self.unsent_bytes += frame.data.as_ref().map_or(0, |data| data.len());
         }
-        self.unsent_bytes += frame.data.as_ref().map_or(0, |data| data.len());
         if connection.sender.push(frame).is_err() {
             self.close(id, &"the peer doesn't take its replies");
         }
@@ -192,6 +194,7 @@ impl<C: Core> Reactor<C> {
         connection.is_sending = false;
         connection.sender.recycle(sending.batch);
         if !connection.sender.is_empty() {
+            self.unsent_bytes += connection.sender.queued_bytes();
             return self.unsent.push(id);
         }
         if !matches!(connection.phase, Phase::Closing) {

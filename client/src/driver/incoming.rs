@@ -78,6 +78,14 @@ impl Incoming {
 }
 
 #[cfg(test)]
+impl Incoming {
+    /// As if these bytes had been received.
+    pub(super) fn of(bytes: &[u8]) -> Incoming {
+        Incoming { buffer: bytes.into(), ..Incoming::default() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use brick_wire::{Header, Opcode, RequestId};
     use bytes::Bytes;

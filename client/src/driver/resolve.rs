@@ -134,13 +134,14 @@ mod tests {
     use std::net::TcpListener;
 
     use monoio::io::{AsyncReadRentExt, AsyncWriteRentExt};
-    use monoio::{FusionDriver, LegacyDriver, RuntimeBuilder};
+    use monoio::{LegacyDriver, RuntimeBuilder};
 
+    use super::super::runtime::start_runtime;
     use super::*;
 
     /// On the ring, if it is allowed, and without.
     fn on_each_runtime<F: Future<Output = ()>>(run: impl Fn() -> F) {
-        let mut fusion = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().expect("a runtime");
+        let mut fusion = start_runtime(256).expect("a runtime");
         fusion.block_on(run());
         let mut legacy = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().expect("a runtime");
         legacy.block_on(run());

@@ -3,8 +3,8 @@
 //! When a message comes, the kernel has work for the ring's thread. By default it interrupts that thread's processor
 //! to get it done at once. Where a brick on one processor answers a client on another, that interrupt goes through the
 //! hypervisor on both sides, some 15 us of 25 that a single read spent between the brick's send and the client's next
-//! one. Nothing needs it: a thread that is awake enters the kernel within microseconds, and one that sleeps in there is
-//! woken.
+//! one. Nothing needs it: a thread that is awake sees what has completed when it enters the kernel next, with interrupts or
+//! without, and one that sleeps in there is woken.
 
 use std::io;
 
@@ -37,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// Neither comes with an interrupt of the thread.
+    /// Neither comes with an interrupt of the thread. Where io_uring is forbidden this says nothing about rings.
     #[test]
     fn a_sleeping_thread_is_woken_by_timers_and_by_other_threads() {
         let mut runtime = start_runtime(256).expect("a runtime");

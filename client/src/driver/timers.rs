@@ -35,15 +35,14 @@ pub(crate) async fn let_timers_run(now: Timestamp) -> bool {
 mod tests {
     use std::rc::Rc;
 
-    use monoio::{FusionDriver, RuntimeBuilder};
-
+    use super::super::runtime::start_runtime;
     use super::*;
 
     /// Tasks that never run out of work, as receivers do whose peers are faster than this thread.
     #[test]
     fn timers_run_on_a_thread_that_is_always_busy() {
         const ROUNDS_MAX: u64 = 50_000_000;
-        let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().expect("a runtime");
+        let mut runtime = start_runtime(256).expect("a runtime");
         let rounds = runtime.block_on(async {
             let (over, rounds) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
             let mut busy = Vec::new();
