@@ -97,7 +97,8 @@ fn much_payload_leaves_before_the_turn_ends() {
     // In one segment, so that they come in one turn.
     let requests = [1, 2].map(|id| Header::request(Opcode::Read, RequestId(id)).to_bytes());
     client.write_all(requests.as_flattened()).expect("sent");
-    assert!(was_seen.recv().expect("an answer"), "the replies waited for the end of the turn");
+    let was_seen = was_seen.recv_timeout(2 * PATIENCE).expect("an answer");
+    assert!(was_seen, "the replies waited for the end of the turn");
 }
 
 /// Answers each request with a block, and counts those of each turn.
@@ -164,7 +165,9 @@ fn keep_asking(mut stream: TcpStream, outstanding: u64, is_over: impl Fn() -> bo
     let mut buffer = vec![0; reply_bytes * outstanding as usize];
     let (mut received, mut asked) = (0, 0);
     while !is_over() {
-        received += stream.read(&mut buffer).expect("received");
+        let count = stream.read(&mut buffer).expect("received");
+        assert!(count > 0, "the brick hung up");
+        received += count;
         let due = received / reply_bytes - asked;
         stream.write_all(&request.repeat(due)).expect("sent");
         asked += due;
@@ -219,6 +222,7 @@ impl Brick {
         let welcome = Header::parse(&header).expect("a header");
         assert_eq!(welcome.status, Status::Ok);
         stream.read_exact(&mut vec![0; welcome.frame_bytes() - HEADER_SIZE]).expect("its body");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
         stream
     }
 }

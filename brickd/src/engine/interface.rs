@@ -41,6 +41,13 @@ pub struct Frame {
     pub data: Option<Buffer>,
 }
 
+impl Frame {
+    /// Length of its data.
+    pub fn data_bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.len())
+    }
+}
+
 /// Who is at the other end of an admitted connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {

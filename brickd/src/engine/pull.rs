@@ -328,7 +328,7 @@ impl Engine {
         let target = self.tasks[&token].target;
         let job = self.pull_run(token).job;
         let aux_bytes = if frame.aux.is_empty() { 0 } else { frame.aux.len() + 4 };
-        let data_bytes = frame.data.as_ref().map_or(0, |data| data.len());
+        let data_bytes = frame.data_bytes();
         self.pulls.count(job, 0, 0, (HEADER_SIZE + aux_bytes + data_bytes) as u64);
         if frame.header.status != Status::Ok {
             self.fail_task(token, source_status(frame.header.status));

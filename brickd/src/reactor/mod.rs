@@ -116,16 +116,18 @@ pub struct Reactor<C> {
     events: VecDeque<Event>,
     /// Connections with something to send.
     unsent: Vec<ConnectionId>,
-    /// Payload that could be sent, bytes: of connections that wait for no earlier send.
+    /// Payload, about, that could be sent, bytes: of connections that wait for no earlier send.
     unsent_bytes: usize,
     /// Connections that wait for pool slots, in line.
     starved: VecDeque<ConnectionId>,
     listener: Option<Listener>,
     spin: Spin,
-    /// What was done since the last wait that ended with an event: events that the engine was told, and bytes moved.
+    /// Events that the engine was told.
+    told: u64,
+    /// Those before the last wait.
+    told_before: u64,
+    /// What was done between waits, not counting those after which the engine heard nothing: events, and bytes moved.
     work: usize,
-    /// The engine was told something since the last wait.
-    was_told: bool,
     /// When this turn of the loop began.
     now: Timestamp,
     /// Every core has stopped; what is still to be sent has until then.
@@ -174,8 +176,9 @@ impl<C: Core> Reactor<C> {
             starved: VecDeque::new(),
             listener: None,
             spin,
+            told: 0,
+            told_before: 0,
             work: 0,
-            was_told: false,
             now: clock::now(),
             exit_deadline: None,
         }
@@ -199,12 +202,16 @@ impl<C: Core> Reactor<C> {
     }
 
     /// Takes what has completed, to a limit: what is started meanwhile may complete meanwhile, and a core that its clients
-    /// keep busy would never come to what else is due, nor learn what time it is.
+    /// keep busy would never come to what else is due.
     fn reap(&mut self) {
+        let told = self.told;
         for _ in 0..TURN_COMPLETIONS_MAX {
             let Some((operation, result)) = self.ring.next_completion() else { return };
             self.complete(operation, result);
             self.process_events();
+            if self.told - told >= TURN_EVENTS_MAX {
+                return;
+            }
         }
     }
 
@@ -230,10 +237,11 @@ impl<C: Core> Reactor<C> {
             self.ring.wait(timeout.map(|timeout| timeout.saturating_sub(now.since(began))))?;
             now = clock::now();
         }
-        if std::mem::take(&mut self.was_told) {
-            self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));
-        } else {
+        if self.told == self.told_before {
             self.spin.note_more(now.since(began));
+        } else {
+            self.told_before = self.told;
+            self.spin.note_wait(now.since(began), std::mem::take(&mut self.work));
         }
         self.now = now;
         Ok(())
@@ -265,7 +273,7 @@ impl<C: Core> Reactor<C> {
     fn process_events(&mut self) {
         while let Some(event) = self.events.pop_front() {
             self.work += 1;
-            self.was_told = true;
+            self.told += 1;
             self.core.handle_event(self.now, event);
             while let Some(action) = self.core.poll_action() {
                 self.apply(action);
@@ -280,9 +288,11 @@ impl<C: Core> Reactor<C> {
         if self.unsent_bytes >= BURST_BYTES {
             self.flush_sends();
             self.ring.submit();
-        } else {
-            self.ring.submit_burst();
+        } else if !self.ring.submit_burst() {
+            return;
         }
+        // What has become possible now must not seem to be older.
+        self.now = clock::now();
     }
 
     fn apply(&mut self, action: Action) {
@@ -378,6 +388,8 @@ impl<C: Core> Reactor<C> {
 
 /// Completions after which a turn ends though there are more.
 const TURN_COMPLETIONS_MAX: usize = 256;
+/// Events after which it does: a completion may bring thousands of small frames.
+const TURN_EVENTS_MAX: u64 = 1024;
 /// Payload that doesn't wait for the end of a turn: eight reads of 4 KiB (32 of them in flight: 9% more).
 const BURST_BYTES: usize = 32 * 1024;
 /// The shortest sleep.

@@ -147,11 +147,13 @@ impl<T> Ring<T> {
         Ok(!self.ring.completion().is_empty())
     }
 
-    /// Submits what was started if that is a burst.
-    pub fn submit_burst(&mut self) {
-        if self.ring.submission().len() >= BURST_ENTRIES {
+    /// Submits what was started if that is a burst; returns whether it was.
+    pub fn submit_burst(&mut self) -> bool {
+        let is_burst = self.ring.submission().len() >= BURST_ENTRIES;
+        if is_burst {
             self.submit();
         }
+        is_burst
     }
 
     /// Submits what was started.

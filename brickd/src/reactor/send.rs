@@ -1,4 +1,4 @@
-//! From frames to a byte stream: what was queued since the last send leaves in one sendmsg.
+//! From frames to a byte stream: what was queued since the last send leaves in one sendmsg, up to a limit.
 //!
 //! Heads (header, aux and its trailer) are written one after another into one buffer; payloads are pointed
 //! to where they are. A batch keeps its frames' buffers until all of it was sent, and moves into the ring
@@ -31,7 +31,7 @@ impl Sender {
     /// Queues a frame; its header's lengths are filled in here.
     pub fn push(&mut self, mut frame: Frame) -> Result<(), QueueFull> {
         frame.header.aux_bytes = if frame.aux.is_empty() { 0 } else { frame.aux.len() as u32 + 4 };
-        frame.header.data_bytes = frame.data.as_ref().map_or(0, |data| data.len()) as u32;
+        frame.header.data_bytes = frame.data_bytes() as u32;
         self.queued_bytes += frame.header.frame_bytes();
         self.queue.push_back(frame);
         let full = self.queue.len() > QUEUE_FRAMES_MAX || self.queued_bytes > QUEUE_BYTES_MAX;

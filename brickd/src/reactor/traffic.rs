@@ -138,14 +138,14 @@ impl<C: Core> Reactor<C> {
             if connection.sender.is_empty() {
                 self.unsent.push(id);
             }
-            self.unsent_bytes += frame.data.as_ref().map_or(0, |data| data.len());
+            self.unsent_bytes += frame.data_bytes();
         }
         if connection.sender.push(frame).is_err() {
             self.close(id, &"the peer doesn't take its replies");
         }
     }
 
-    /// Sends what was queued: one sendmsg per connection.
+    /// Sends what was queued: a sendmsg per connection.
     pub(super) fn flush_sends(&mut self) {
         self.unsent_bytes = 0;
         let mut unsent = std::mem::take(&mut self.unsent);

@@ -263,7 +263,7 @@ mod tests {
     fn frames_of_a_burst(data_bytes: usize) -> usize {
         let header = Header::request(Opcode::Read, RequestId(1));
         let frame = Frame::new(header, Vec::new(), Bytes::from(vec![0; data_bytes]));
-        let stream = [frame.head_bytes(), frame.data.to_vec()].concat().repeat(100);
+        let stream = [frame.head_bytes(), frame.data.to_vec()].concat().repeat(1 + BURST_FRAMES);
         let mut count = 0;
         let drained = drain_frames(&mut Incoming::of(&stream), &Outbox::new(0), &mut |_| count += 1);
         assert!(matches!(drained, Ok(Drained::Burst)));
@@ -274,6 +274,6 @@ mod tests {
     fn bursts_end_after_much_payload_or_many_frames() {
         assert_eq!(frames_of_a_burst(0), BURST_FRAMES);
         assert_eq!(frames_of_a_burst(4096), 8);
-        assert_eq!(frames_of_a_burst(1 << 20), 1);
+        assert_eq!(frames_of_a_burst(BURST_BYTES), 1);
     }
 }
