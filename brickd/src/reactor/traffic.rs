@@ -281,8 +281,9 @@ fn is_known_to_engine(phase: &Phase) -> bool {
     !matches!(phase, Phase::Greeting | Phase::Closing)
 }
 
-/// To receive or send as much is work like handling an event.
-const BYTES_OF_AN_EVENT: usize = 16 * 1024;
+/// To receive or send as much is work like handling an event: a core whose one client reads 128 KiB at a time still looks for
+/// work between them, one that moves mebibytes sleeps.
+const BYTES_OF_AN_EVENT: usize = 32 * 1024;
 /// How long a peer may take to send the rest of a payload that a pool slot waits for, or to make room for
 /// any byte of its replies. Both hold slots that others wait for.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
