@@ -13,8 +13,8 @@
 //! # }
 //! ```
 //!
-//! Everything runs on one thread of a monoio runtime with its timer enabled, best one of [`start_runtime`]. The layers, from the outside:
-//! [`Volume`] and [`Image`] (names, byte ranges), `driver` (sockets and tasks), [`replica`] (the rules,
+//! Everything runs on one thread of a monoio runtime with its timer enabled, best one of [`start_runtime`]. The layers,
+//! from the outside: [`Volume`] and [`Image`] (names, byte ranges), `driver` (sockets and tasks), [`replica`] (the rules,
 //! sans-IO, shared with the simulator).
 
 mod config;

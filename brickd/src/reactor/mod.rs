@@ -128,7 +128,7 @@ pub struct Reactor<C> {
     told_before: u64,
     /// What was done between waits, not counting those after which the engine heard nothing: events, and bytes moved.
     work: usize,
-    /// When this turn of the loop began.
+    /// What time it was when this turn of the loop began, or its last burst.
     now: Timestamp,
     /// Every core has stopped; what is still to be sent has until then.
     exit_deadline: Option<Timestamp>,
