@@ -3,25 +3,22 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use brick_wire::cursor::Body;
 use brick_wire::handshake::{Hello, PeerKind};
-use brick_wire::header::seal_aux;
-use brick_wire::limits::{BLOCK_SIZE, HEADER_SIZE, PROTOCOL_VERSION};
-use brick_wire::{
-    BrickUuid, ConnectionGeneration, CoreIndex, Header, Opcode, RequestId, Role, SessionId, Status,
-    Timestamp, VolumeUuid,
-};
+use brick_wire::limits::{BLOCK_SIZE, HEADER_SIZE};
+use brick_wire::{Header, Opcode, RequestId, Role, SessionId, Status, Timestamp};
 use brickd::buffer::Pool;
 use brickd::engine::{Action, ConnectionId, Engine, EngineConfig, Event, Frame};
 use brickd::reactor::Core;
 use brickd::reactor::cores::{Options, Running};
 use brickd::reactor::ring::RingMode;
+
+use super::brick::{Client, hello};
 
 /// What every script does with the rest: handshakes are the engine's.
 struct Script {
@@ -178,7 +175,7 @@ fn keep_asking(mut stream: TcpStream, outstanding: u64, is_over: impl Fn() -> bo
 struct Brick {
     _directory: tempfile::TempDir,
     _running: Running,
-    address: SocketAddr,
+    address: String,
 }
 
 impl Brick {
@@ -187,7 +184,7 @@ impl Brick {
         brickd::store::format(directory.path(), Role::Data, 1).expect("formatted");
         let store = brickd::store::open(directory.path()).expect("opened");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address");
+        let address = listener.local_addr().expect("its address").to_string();
         let options = Options {
             cpus: vec![0],
             pool_bytes: 8 << 20,
@@ -202,27 +199,7 @@ impl Brick {
 
     /// A connection after its welcome.
     fn connect(&self, session: u64) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).expect("connected");
-        let hello = Hello {
-            versions: (PROTOCOL_VERSION, PROTOCOL_VERSION),
-            features: 0,
-            kind: PeerKind::Operator,
-            core: CoreIndex(0),
-            volume: VolumeUuid::NIL,
-            brick: BrickUuid::NIL,
-            session: SessionId(session),
-            generation: ConnectionGeneration(1),
-            name: "test".to_owned(),
-        };
-        let body = seal_aux(hello.to_bytes());
-        let head = Header { aux_bytes: body.len() as u32, ..Header::request(Opcode::Hello, RequestId(0)) };
-        stream.write_all(&[&head.to_bytes()[..], &body].concat()).expect("sent");
-        let mut header = [0; HEADER_SIZE];
-        stream.read_exact(&mut header).expect("a welcome");
-        let welcome = Header::parse(&header).expect("a header");
-        assert_eq!(welcome.status, Status::Ok);
-        stream.read_exact(&mut vec![0; welcome.frame_bytes() - HEADER_SIZE]).expect("its body");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
-        stream
+        let hello = Hello { session: SessionId(session), ..hello(PeerKind::Operator, 0, 1) };
+        Client::connect(&self.address, &hello).expect("a welcome").stream
     }
 }
