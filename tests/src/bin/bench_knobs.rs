@@ -66,9 +66,9 @@ impl Knob {
             arguments: [arguments.clone(), arguments.clone(), arguments],
             option: None,
         };
-        let cores = |name, data: [&str; 2]| Setting {
+        let cores = |name, cores: [&str; 3]| Setting {
             name,
-            arguments: [data[0], data[1], "0,"].map(|cores| format!("--cores {cores}")),
+            arguments: cores.map(|cores| format!("--cores {cores}")),
             option: None,
         };
         let spin = |name, us: u64| Setting {
@@ -76,10 +76,13 @@ impl Knob {
             ..same(name, format!("--spin-us {us}"))
         };
         match self {
-            // The data bricks have a CPU each if they have one core, and share both if they have two.
-            Knob::Cores => {
-                vec![cores("one core each", ["0,", "1,"]), cores("two cores each", ["0,1", "0,1"])]
-            }
+            // The first two say what a second core is worth. The third has the data bricks share no CPU with each other:
+            // bricks with two cores can't be faster than that where there are only two CPUs.
+            Knob::Cores => vec![
+                cores("one core", ["1", "1", "1"]),
+                cores("two cores", ["2", "2", "2"]),
+                cores("one core each, on CPUs of their own", ["0,", "1,", "0,"]),
+            ],
             Knob::Spin => {
                 vec![spin("200 us", 200), spin("0", 0), spin("50 us", 50), spin("1000 us", 1000)]
             }

@@ -31,6 +31,9 @@ struct Arguments {
     /// Size of the image, MiB
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     size: u64,
+    /// What every brick runs on, as `brickd run --cores`; without, each data brick has a CPU, as if it had a machine
+    #[arg(long)]
+    cores: Option<String>,
     /// Folder for perf's recordings; nothing is recorded without
     #[arg(long)]
     output: Option<PathBuf>,
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let bench = Bench::start(arguments.size);
+    let bench = Bench::start(arguments.size, arguments.cores.as_deref());
     for case in cases {
         bench.profile(case, Duration::from_secs(arguments.seconds), arguments.output.as_deref());
     }
@@ -74,10 +77,11 @@ fn main() -> ExitCode {
 }
 
 impl Bench {
-    fn start(size_mib: u64) -> Bench {
-        // A core for each data brick, as if they had a machine each; the arbiter goes with one of them.
-        let cores = ["0,", "1,", "0,"].map(|cores| vec!["--cores".to_owned(), cores.to_owned()]);
-        let mut cluster = Cluster::with(&Options { brick_arguments: cores.into(), ..Options::default() });
+    fn start(size_mib: u64, cores: Option<&str>) -> Bench {
+        // The arbiter goes with one of the data bricks.
+        let cores = cores.map_or(["0,", "1,", "0,"], |cores| [cores; 3]);
+        let arguments = cores.map(|cores| vec!["--cores".to_owned(), cores.to_owned()]);
+        let mut cluster = Cluster::with(&Options { brick_arguments: arguments.into(), ..Options::default() });
         cluster.create_image(IMAGE, &format!("{size_mib}M"));
         let pids: Vec<u32> = cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
         let bricks = ["data brick 1", "data brick 2", "arbiter"].into_iter().zip(pids).collect();
