@@ -44,7 +44,7 @@ fn rot_is_never_served_and_mended_at_once() {
             assert_eq!(scenario.read(id, 0, 3), tag);
         }
         if brick == 1 {
-            // Reads go to the first copy when both are idle: this one is asked when that is gone.
+            // Reads of this image go to the first copy when both are idle: this one is asked when that is gone.
             scenario.kill(0);
             let answer = scenario.try_read(id, 0, 3);
             assert!(answer.is_err(), "the only copy left is rotten: {answer:?}");

@@ -296,7 +296,8 @@ fn build<C: Core>(
     }
     // Behind the shard files: the ring keeps the directory locked until its last write has ended.
     let _held = ring.set_file(config.open_files_max, shared.lock.as_raw_fd());
-    let disk = Disk::new(shared.directory.clone(), config.open_files_max, shared.used_bytes.clone());
+    let disk =
+        Disk::new(shared.directory.clone(), config.open_files_max, shared.used_bytes.clone(), config.cores);
     let core = make_core(config, pool.clone());
     Ok(Reactor::new(core, index, shared, ring, pool, disk, spin))
 }

@@ -219,7 +219,7 @@ impl<C: Core> Reactor<C> {
     /// that pays, having slept otherwise.
     fn wait(&mut self) -> io::Result<()> {
         let (began, timeout) = (clock::now(), self.timeout());
-        let budget = self.spin.budget(began).min(timeout.unwrap_or(Duration::MAX));
+        let budget = self.spin.budget(began, self.disk.in_flight()).min(timeout.unwrap_or(Duration::MAX));
         let mut now = began;
         let mut completed = false;
         while now.since(began) < budget {

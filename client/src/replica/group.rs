@@ -16,6 +16,7 @@ use brick_wire::{
 use bytes::Bytes;
 
 use super::admit::{Operation, OperationKey};
+use super::balance::ReadLoads;
 use super::bricks::Brick;
 use super::epoch::Change;
 use super::flush::FlushState;
@@ -110,6 +111,7 @@ pub struct Group {
     pub(super) unverified_reads: Vec<(OperationKey, super::read::ReadResult)>,
     pub(super) unverified_writes: BTreeSet<OperationKey>,
     pub(super) pace: Pace,
+    pub(super) read_loads: ReadLoads,
     pub(super) counters: Counters,
     pub(super) actions: VecDeque<Action>,
 }
@@ -166,6 +168,7 @@ impl Group {
             unverified_reads: Vec::new(),
             unverified_writes: BTreeSet::new(),
             pace: Pace::new(),
+            read_loads: ReadLoads::new(config.image, config.data_bricks()),
             counters: Counters::default(),
             actions: VecDeque::new(),
             config,
@@ -276,7 +279,7 @@ impl Group {
             Purpose::Follow(key, shard, blocks) => {
                 self.handle_followed(brick, key, (shard, blocks), reply.header);
             }
-            Purpose::Read(key) => self.handle_read(brick, key, reply),
+            Purpose::Read(key, share) => self.handle_read(brick, key, share, reply),
             Purpose::Flush(key) => self.handle_flushed(brick, key, reply.header),
             Purpose::JoinFlush => self.handle_join_flushed(brick, status),
             Purpose::Gather { target, shards, attempt } => {
@@ -384,7 +387,7 @@ impl Group {
         match purpose {
             Purpose::Write(key) => self.undo_write(brick, key),
             Purpose::Follow(key, ..) => self.undo_follow(brick, key),
-            Purpose::Read(key) => self.undo_read(brick, key),
+            Purpose::Read(key, share) => self.undo_read(brick, key, share),
             Purpose::Flush(key) => self.undo_flush(brick, key),
             Purpose::Remove(key) => self.undo_remove(brick, key),
             Purpose::Existence(attempt) if attempt == self.existence_attempt => self.restart_existence(),

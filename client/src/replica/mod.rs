@@ -11,10 +11,11 @@
 //! The life of a write, by file: [`group`] takes the request, `admit` orders it behind overlapping ones,
 //! `write` sends it to the in-sync bricks and the arbiter and decides when it is complete, `epoch` moves
 //! the group to a new epoch when a brick fails, `heal` brings that brick back, `flush` makes it durable
-//! and lets the bricks forget that they might differ. `read` asks one good copy; `repair` mends what that
-//! copy finds rotten. `settled` says when none of that is under way.
+//! and lets the bricks forget that they might differ. `read` asks one good copy, which `balance` picks;
+//! `repair` mends what that copy finds rotten. `settled` says when none of that is under way.
 
 mod admit;
+mod balance;
 mod bricks;
 mod catch_up;
 mod epoch;

@@ -9,6 +9,7 @@ use brick_wire::limits::GROUP_BRICKS_MAX;
 use brick_wire::{BlockRange, BrickIndex, CoreIndex, Epoch, Flags, RequestId, ShardIndex, Timestamp};
 
 use super::admit::OperationKey;
+use super::balance::ReadShare;
 
 /// What a reply will be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub(super) enum Purpose {
     Write(OperationKey),
     /// A write sent to a brick outside S.
     Follow(OperationKey, ShardIndex, BlockRange),
-    /// A read.
-    Read(OperationKey),
+    /// A read, and what it costs.
+    Read(OperationKey, ReadShare),
     /// One core's share of a flush.
     Flush(OperationKey),
     /// One core's share of the flush before a join.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::Group;
 use super::admit::{Kind, Operation, OperationKey};
+use super::balance::ReadShare;
 use super::interface::{GroupError, Output, UserRequest};
 use super::pending::Purpose;
 use super::write::WriteOperation;
@@ -66,7 +67,7 @@ impl Group {
         let readable =
             if is_suspect { in_sync.first().map(BrickSet::only).unwrap_or_default() } else { in_sync };
         let candidates = readable.intersection(self.ready()).difference(failed).difference(self.dropping);
-        let Some(brick) = self.least_loaded(candidates) else {
+        let Some((brick, share)) = self.least_loaded(candidates, shard, blocks) else {
             if !failed.is_empty() && readable.intersection(self.linked()).is_subset_of(failed) {
                 let is_first = matches!(&operation.kind, Kind::Read(read) if !read.has_waited);
                 if is_first && self.is_being_repaired(shard, blocks) {
@@ -84,17 +85,18 @@ impl Group {
         header.shard = shard;
         header.blocks = blocks;
         self.read_mut(key).expect("driven as a read").asked = Some(brick);
-        self.counters.reads_outstanding[usize::from(brick.0)] += 1;
-        let core = self.core_for(brick, shard);
-        self.send(brick, core, header, Purpose::Read(key));
+        self.read_loads.add(brick, share);
+        self.send(brick, share.core, header, Purpose::Read(key, share));
     }
 
-    fn least_loaded(&self, candidates: BrickSet) -> Option<BrickIndex> {
-        candidates.iter().min_by_key(|brick| self.counters.reads_outstanding[usize::from(brick.0)])
-    }
-
-    pub(super) fn handle_read(&mut self, brick: BrickIndex, key: OperationKey, reply: &Frame) {
-        self.undo_read(brick, key);
+    pub(super) fn handle_read(
+        &mut self,
+        brick: BrickIndex,
+        key: OperationKey,
+        share: ReadShare,
+        reply: &Frame,
+    ) {
+        self.undo_read(brick, key, share);
         let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.header.epoch);
         let Some(operation) = self.operations.get(&key) else { return };
         match reply.header.status {
@@ -149,8 +151,8 @@ impl Group {
         self.counters.read_errors += 1;
     }
 
-    pub(super) fn undo_read(&mut self, brick: BrickIndex, key: OperationKey) {
-        self.counters.reads_outstanding[usize::from(brick.0)] -= 1;
+    pub(super) fn undo_read(&mut self, brick: BrickIndex, key: OperationKey, share: ReadShare) {
+        self.read_loads.remove(brick, share);
         if let Some(read) = self.read_mut(key) {
             read.asked = None;
         }

@@ -27,7 +27,6 @@ const LATE: Duration = Duration::from_millis(250);
 /// What happened since opening.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) reads_outstanding: [u32; GROUP_BRICKS_MAX],
     pub(super) read_errors: u64,
     pub(super) healed_blocks: u64,
     pub(super) repaired_blocks: u64,

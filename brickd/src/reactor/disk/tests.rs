@@ -38,7 +38,7 @@ fn fixture(registered: bool) -> Option<Fixture> {
     }
     let handle = OwnedFd::from(File::open(directory.path()).unwrap());
     let used_bytes = Arc::new(AtomicU64::new(0));
-    let disk = Disk::new(Arc::new(handle), 8, used_bytes.clone());
+    let disk = Disk::new(Arc::new(handle), 8, used_bytes.clone(), 1);
     Some(Fixture { directory, ring, disk, pool, used_bytes })
 }
 
