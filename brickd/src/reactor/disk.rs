@@ -6,8 +6,8 @@
 //! (no write enters before allocation is done), so completing it loses nothing, whoever left it short.
 //!
 //! At most [`OPERATIONS_MAX`] are in the kernel at a time; the rest waits in order. Of large transfers there are at most
-//! [`LARGE_BYTES_MAX`], over all cores: a disk shares its bandwidth among all that it has, so that many of them end
-//! together, and then it has nothing to do while all are on their way through the network. What can't be done without
+//! [`LARGE_BYTES_MAX`], over all cores, but [`LARGE_BYTES_OF_A_CORE`] each: a disk shares its bandwidth among all that it
+//! has, so that many of them end together, and then it has nothing to do while all are on their way through the network. What can't be done without
 //! blocking for long isn't here but in [`helper`](super::helper).
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use brick_wire::limits::BLOCK_SIZE;
+use brick_wire::limits::{BLOCK_SIZE, DATA_BYTES_MAX};
 use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, FsyncFlags};
@@ -143,7 +143,7 @@ pub struct Disk {
     large_waiting: VecDeque<(OperationId, RingRequest)>,
     /// Bytes of large transfers in flight, or in line for the kernel.
     large_bytes: usize,
-    /// So many at most, but one transfer in any case.
+    /// So many at most.
     large_bytes_max: usize,
 }
 
@@ -160,7 +160,7 @@ impl Disk {
             in_flight: 0,
             large_waiting: VecDeque::new(),
             large_bytes: 0,
-            large_bytes_max: LARGE_BYTES_MAX / usize::from(cores),
+            large_bytes_max: (LARGE_BYTES_MAX / usize::from(cores)).max(LARGE_BYTES_OF_A_CORE),
         }
     }
 
@@ -499,6 +499,10 @@ const LARGE_BYTES: usize = 128 * 1024;
 /// Bytes of large transfers of a brick in the kernel: what a fast disk moves in half a millisecond. With 8 requests of
 /// 1 MiB in flight this made reads 1.4 and writes 1.1 times as fast; as much for each of two cores, reads 0.9 times.
 pub const LARGE_BYTES_MAX: usize = 2 << 20;
+/// What each of many cores may have in the kernel in any case: one transfer of the largest kind, as all that is asked of a
+/// brick may be one core's.
+const LARGE_BYTES_OF_A_CORE: usize = DATA_BYTES_MAX;
+const _: () = assert!(LARGE_BYTES_OF_A_CORE <= LARGE_BYTES_MAX);
 /// The pool is the ring's only registered buffer.
 const POOL_INDEX: u16 = 0;
 const SHARD_MODE: u32 = 0o600;

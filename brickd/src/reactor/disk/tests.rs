@@ -169,6 +169,35 @@ fn more_requests_than_the_kernel_gets_all_end() {
 }
 
 #[test]
+fn two_cores_share_what_large_transfers_may_have_and_more_have_no_less() {
+    let Some(Fixture { directory, mut ring, pool, used_bytes, .. }) = fixture(true) else { return };
+    let sizes = [512 << 10, 512 << 10, 512 << 10];
+    for (cores, under_way) in [(1, 3), (2, 2), (64, 2)] {
+        let handle = OwnedFd::from(File::open(directory.path()).unwrap());
+        let mut disk = Disk::new(Arc::new(handle), 8, used_bytes.clone(), cores);
+        disk.submit(&mut ring, OperationId(9), open(7, true));
+        while disk.in_flight > 0 {
+            ring.wait(Some(Duration::from_secs(10))).unwrap();
+            while let Some((operation, result)) = ring.next_completion() {
+                disk.complete(&mut ring, operation, result);
+            }
+        }
+        for (id, bytes) in sizes.iter().enumerate() {
+            let buffer = pool.allocate(*bytes).unwrap();
+            disk.submit(&mut ring, OperationId(id as u64), transfer(7, 0, buffer, Direction::Read));
+        }
+        assert_eq!(disk.in_flight, under_way, "{cores} cores");
+        let mut ended = 0;
+        while ended < sizes.len() {
+            ring.wait(Some(Duration::from_secs(10))).unwrap();
+            while let Some((operation, result)) = ring.next_completion() {
+                ended += usize::from(disk.complete(&mut ring, operation, result).is_some());
+            }
+        }
+    }
+}
+
+#[test]
 fn large_transfers_wait_for_each_other_and_small_ones_for_none() {
     let Some(mut fixture) = fixture(true) else { return };
     fixture.one(open(7, true)).unwrap();
