@@ -501,7 +501,7 @@ const LARGE_BYTES: usize = 128 * 1024;
 pub const LARGE_BYTES_MAX: usize = 2 << 20;
 /// What each of many cores may have in the kernel in any case: one transfer of the largest kind, as all that is asked of a
 /// brick may be one core's.
-const LARGE_BYTES_OF_A_CORE: usize = DATA_BYTES_MAX;
+pub const LARGE_BYTES_OF_A_CORE: usize = DATA_BYTES_MAX;
 const _: () = assert!(LARGE_BYTES_OF_A_CORE <= LARGE_BYTES_MAX);
 /// The pool is the ring's only registered buffer.
 const POOL_INDEX: u16 = 0;
