@@ -3,8 +3,10 @@
 //!
 //! An empty brick takes the place of a data brick again and again, until heals of the whole image were under way for long
 //! enough. What happens while a brick is away or replaced isn't heal's doing and isn't counted. The directories of the lost
-//! bricks stay to the end: to delete them would keep the disk busy.
+//! bricks are deleted then, too, when there is little room left: to delete them keeps the disk busy.
 
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ const USERS: usize = 4;
 const READ_PERCENT: u64 = 70;
 /// Nobody should wait longer for a write because something heals.
 const STALL: Duration = Duration::from_millis(50);
+/// Images that there has to be room for.
+const ROOM: u64 = 8;
 
 /// What goes on when a request begins.
 const PLAIN: u8 = 0;
@@ -52,7 +56,7 @@ pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
     let (state, ended) = (AtomicU8::new(PLAIN), [const { AtomicU64::new(0) }; USERS]);
     let blocks = image_mebibytes * MIB / BLOCK_BYTES as u64;
     let (mut plain, mut healing) = (Latencies::new(), Latencies::new());
-    let (mut healed_for, mut heals) = (Duration::ZERO, 0);
+    let (mut healed_for, mut heals, mut lost) = (Duration::ZERO, 0, Vec::new());
     std::thread::scope(|scope| {
         let users: Vec<_> = (0..USERS)
             .map(|user| {
@@ -71,6 +75,8 @@ pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
                 (0..USERS).all(has_ended).then_some(())
             });
             cluster.bricks[D2].stop();
+            lost.push(cluster.bricks[D2].directory.clone());
+            make_room(&cluster, ROOM * image_mebibytes * MIB, &mut lost);
             let empty = cluster.path(&format!("empty-{heals}"));
             cluster.bricks[D2].start_empty(empty);
             let address = cluster.bricks[D2].address();
@@ -99,6 +105,19 @@ pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
         "without_heal": plain.summary(counted),
         "while_healing": healing.summary(healed_for),
     })
+}
+
+/// Deletes what is lost if there aren't so many bytes free.
+fn make_room(cluster: &Cluster, bytes: u64, lost: &mut Vec<PathBuf>) {
+    let folder = File::open(cluster.path("")).expect("the cluster has a folder");
+    let free = nix::sys::statvfs::fstatvfs(&folder).expect("it is on a file system");
+    if free.blocks_available() * free.fragment_size() < bytes {
+        for directory in lost.drain(..) {
+            fs::remove_dir_all(directory).expect("nobody uses it");
+        }
+        // What the file system still has to do for that, it does now.
+        nix::unistd::syncfs(&folder).expect("a healthy disk");
+    }
 }
 
 /// One request after the other; what those took that began without a heal, and beside one.
