@@ -6,9 +6,9 @@
 //! (no write enters before allocation is done), so completing it loses nothing, whoever left it short.
 //!
 //! At most [`OPERATIONS_MAX`] are in the kernel at a time; the rest waits in order. Of large transfers there are at most
-//! [`LARGE_BYTES_MAX`], over all cores, but [`LARGE_BYTES_OF_A_CORE`] each: a disk shares its bandwidth among all that it
-//! has, so that many of them end together, and then it has nothing to do while all are on their way through the network. What can't be done without
-//! blocking for long isn't here but in [`helper`](super::helper).
+//! [`LARGE_BYTES_MAX`] over all cores, or [`LARGE_BYTES_OF_A_CORE`] each if that is more: a disk shares its bandwidth among
+//! all that it has, so that many of them end together, and then it has nothing to do while all are on their way through
+//! the network. What can't be done without blocking for long isn't here but in [`helper`](super::helper).
 
 use std::collections::VecDeque;
 use std::ffi::CString;

@@ -73,9 +73,9 @@ impl Group {
         shard: ShardIndex,
         blocks: BlockRange,
     ) -> Option<(BrickIndex, ReadShare)> {
-        let load = |brick: &BrickIndex| self.read_loads.of(*brick, self.core_for(*brick, shard));
-        let brick = candidates.iter().min_by_key(load)?;
-        Some((brick, ReadShare::new(self.core_for(brick, shard), blocks)))
+        let owners = candidates.iter().map(|brick| (brick, self.core_for(brick, shard)));
+        let (brick, core) = owners.min_by_key(|(brick, core)| self.read_loads.of(*brick, *core))?;
+        Some((brick, ReadShare::new(core, blocks)))
     }
 }
 

@@ -66,11 +66,6 @@ impl Knob {
             arguments: [arguments.clone(), arguments.clone(), arguments],
             option: None,
         };
-        let cores = |name, cores: [&str; 3]| Setting {
-            name,
-            arguments: cores.map(|cores| format!("--cores {cores}")),
-            option: None,
-        };
         let spin = |name, us: u64| Setting {
             option: Some(("spin_us", us)),
             ..same(name, format!("--spin-us {us}"))
@@ -79,9 +74,13 @@ impl Knob {
             // The first two say what a second core is worth. The third has the data bricks share no CPU with each other:
             // bricks with two cores can't be faster than that where there are only two CPUs.
             Knob::Cores => vec![
-                cores("one core", ["1", "1", "1"]),
-                cores("two cores", ["2", "2", "2"]),
-                cores("one core each, on CPUs of their own", ["0,", "1,", "0,"]),
+                same("one core", "--cores 1".to_owned()),
+                same("two cores", "--cores 2".to_owned()),
+                Setting {
+                    name: "one core each, on CPUs of their own",
+                    arguments: ["0,", "1,", "0,"].map(|cores| format!("--cores {cores}")),
+                    option: None,
+                },
             ],
             Knob::Spin => {
                 vec![spin("200 us", 200), spin("0", 0), spin("50 us", 50), spin("1000 us", 1000)]

@@ -106,9 +106,7 @@ impl SmallDisk {
 
     /// Fills it up, but for `left_bytes`; what fills it is removed by [`SmallDisk::make_room`].
     pub fn fill(&self, left_bytes: u64) {
-        let statistics = nix::sys::statvfs::statvfs(&self.path()).expect("a mounted file system");
-        let free_bytes = statistics.blocks_available() * statistics.fragment_size();
-        let length = free_bytes.saturating_sub(left_bytes).to_string();
+        let length = free_bytes(&self.path()).saturating_sub(left_bytes).to_string();
         run(Command::new("fallocate").args(["-l", &length]).arg(self.ballast())).ok();
     }
 
@@ -129,4 +127,10 @@ impl Drop for SmallDisk {
             println!("{} stays mounted: {}", self.path().display(), unmounted.stderr.trim());
         }
     }
+}
+
+/// What the file system of `path` has left, bytes.
+pub fn free_bytes(path: &Path) -> u64 {
+    let statistics = nix::sys::statvfs::statvfs(path).expect("a mounted file system");
+    statistics.blocks_available() * statistics.fragment_size()
 }

@@ -44,10 +44,20 @@ fn fixture(registered: bool) -> Option<Fixture> {
 
 impl Fixture {
     fn run(&mut self, requests: Vec<RingRequest>) -> Vec<Result<DiskOutput, DiskError>> {
-        let mut results: Vec<_> = requests.iter().map(|_| None).collect();
+        let count = requests.len();
+        self.submit(requests);
+        self.finish(count)
+    }
+
+    fn submit(&mut self, requests: Vec<RingRequest>) {
         for (index, request) in requests.into_iter().enumerate() {
             self.disk.submit(&mut self.ring, OperationId(index as u64), request);
         }
+    }
+
+    /// What became of as many requests, in the order in which they were submitted.
+    fn finish(&mut self, count: usize) -> Vec<Result<DiskOutput, DiskError>> {
+        let mut results: Vec<_> = (0..count).map(|_| None).collect();
         while results.iter().any(Option::is_none) {
             self.ring.wait(Some(Duration::from_secs(10))).unwrap();
             while let Some((operation, result)) = self.ring.next_completion() {
@@ -170,30 +180,16 @@ fn more_requests_than_the_kernel_gets_all_end() {
 
 #[test]
 fn two_cores_share_what_large_transfers_may_have_and_more_have_no_less() {
-    let Some(Fixture { directory, mut ring, pool, used_bytes, .. }) = fixture(true) else { return };
-    let sizes = [512 << 10, 512 << 10, 512 << 10];
+    let Some(mut fixture) = fixture(true) else { return };
     for (cores, under_way) in [(1, 3), (2, 2), (64, 2)] {
-        let handle = OwnedFd::from(File::open(directory.path()).unwrap());
-        let mut disk = Disk::new(Arc::new(handle), 8, used_bytes.clone(), cores);
-        disk.submit(&mut ring, OperationId(9), open(7, true));
-        while disk.in_flight > 0 {
-            ring.wait(Some(Duration::from_secs(10))).unwrap();
-            while let Some((operation, result)) = ring.next_completion() {
-                disk.complete(&mut ring, operation, result);
-            }
-        }
-        for (id, bytes) in sizes.iter().enumerate() {
-            let buffer = pool.allocate(*bytes).unwrap();
-            disk.submit(&mut ring, OperationId(id as u64), transfer(7, 0, buffer, Direction::Read));
-        }
-        assert_eq!(disk.in_flight, under_way, "{cores} cores");
-        let mut ended = 0;
-        while ended < sizes.len() {
-            ring.wait(Some(Duration::from_secs(10))).unwrap();
-            while let Some((operation, result)) = ring.next_completion() {
-                ended += usize::from(disk.complete(&mut ring, operation, result).is_some());
-            }
-        }
+        let handle = OwnedFd::from(File::open(fixture.path()).unwrap());
+        fixture.disk = Disk::new(Arc::new(handle), 8, fixture.used_bytes.clone(), cores);
+        fixture.one(open(7, true)).unwrap();
+        let read = |_| transfer(7, 0, fixture.pool.allocate(512 << 10).unwrap(), Direction::Read);
+        let reads = (0..3).map(read).collect();
+        fixture.submit(reads);
+        assert_eq!(fixture.disk.in_flight, under_way, "{cores} cores");
+        assert!(fixture.finish(3).iter().all(Result::is_ok));
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use brick_tests::cluster::disk::free_bytes;
 use brick_tests::cluster::nbd::NbdClient;
 use brick_tests::cluster::pattern::{self, BLOCK_BYTES, Sequence};
 use brick_tests::cluster::process::wait_for;
@@ -109,13 +110,13 @@ pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
 
 /// Deletes what is lost if there aren't so many bytes free.
 fn make_room(cluster: &Cluster, bytes: u64, lost: &mut Vec<PathBuf>) {
-    let folder = File::open(cluster.path("")).expect("the cluster has a folder");
-    let free = nix::sys::statvfs::fstatvfs(&folder).expect("it is on a file system");
-    if free.blocks_available() * free.fragment_size() < bytes {
+    let folder = cluster.path("");
+    if free_bytes(&folder) < bytes {
         for directory in lost.drain(..) {
             fs::remove_dir_all(directory).expect("nobody uses it");
         }
         // What the file system still has to do for that, it does now.
+        let folder = File::open(folder).expect("the cluster has a folder");
         nix::unistd::syncfs(&folder).expect("a healthy disk");
     }
 }
