@@ -58,7 +58,7 @@ pub struct Options {
     pub shape: Shape,
     /// I/O without a quorum waits this long.
     pub io_timeout: Duration,
-    /// A silent brick has failed after this.
+    /// A silent brick has failed after this, and an image isn't opened without those that it needs.
     pub brick_timeout: Duration,
     /// A silent client's lease.
     pub lease: Duration,
@@ -75,7 +75,8 @@ impl Default for Options {
         Options {
             shape: TWO_AND_ARBITER,
             io_timeout: Duration::from_secs(30),
-            brick_timeout: Duration::from_secs(4),
+            // Machines that run tests stand still for seconds now and then.
+            brick_timeout: Duration::from_secs(10),
             lease: Duration::from_secs(3),
             disks: Vec::new(),
             brick_arguments: Vec::new(),
@@ -100,6 +101,11 @@ impl Cluster {
     /// Two data bricks and an arbiter.
     pub fn start() -> Cluster {
         Cluster::with(&Options::default())
+    }
+
+    /// The same, for a test that waits until an image is found not to open.
+    pub fn start_impatient() -> Cluster {
+        Cluster::with(&Options { brick_timeout: Duration::from_secs(4), ..Options::default() })
     }
 
     /// Formats and starts the bricks and makes them a volume.

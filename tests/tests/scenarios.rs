@@ -711,6 +711,25 @@ fn a_client_that_stood_still_completes_no_write_on_old_answers() {
     }
 }
 
+/// open: the client's machine stands still while it opens the image, for longer than bricks have to answer. They did
+/// nothing wrong, and the image is opened.
+#[test]
+fn who_stood_still_while_opening_blames_nobody() {
+    for (micros, resumes_with) in [(0, "nothing sent"), (30, "on the way"), (1500, "about to vote")] {
+        for seed in 1..20 {
+            let mut scenario = Scenario::seeded(&ARBITERED, seed);
+            let patience = scenario.world.config.brick_timeout;
+            let id = scenario.world.open_by_hand(0, false);
+            scenario.world.run_for(Duration::from_micros(micros));
+            scenario.stand_still(0, 3 * patience.as_millis() as u64);
+            scenario.until("the image is opened or not", |world| world.sessions[&id].opened.is_some());
+            assert_eq!(scenario.world.sessions[&id].opened, Some(Ok(())), "{resumes_with}, seed {seed}");
+            scenario.until_healthy(id);
+            scenario.end(id);
+        }
+    }
+}
+
 /// replace: the arbiter's lost disk is back in place of its successor, which alone knows, beside a good copy that is away
 /// now, that the other copy is old. It makes no quorum with that one: who told the floor is enough.
 #[test]

@@ -20,6 +20,7 @@ use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
 use super::incoming::Incoming;
 use super::outbox::Outbox;
+use super::patience::within;
 use super::{clock, resolve, timers};
 
 /// How long connecting and the welcome may take.
@@ -137,12 +138,9 @@ impl Connection {
             generation,
             name: caller.name.clone(),
         };
-        match monoio::time::timeout(CONNECT_TIMEOUT, shake_hands(address, hello)).await {
-            Ok(result) => result,
-            Err(_) => {
-                Err(ConnectError::Timeout { address: address.to_owned(), seconds: CONNECT_TIMEOUT.as_secs() })
-            }
-        }
+        within(CONNECT_TIMEOUT, shake_hands(address, hello)).await.unwrap_or_else(|| {
+            Err(ConnectError::Timeout { address: address.to_owned(), seconds: CONNECT_TIMEOUT.as_secs() })
+        })
     }
 
     /// Runs the connection until it breaks or `cancel` is used: sends what is in `outbox`, hands every

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::connection::{Caller, ConnectError, Connection};
 use super::outbox::Outbox;
+use super::patience::within;
 
 /// How long a brick may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,10 +79,10 @@ impl Control {
             waiting.replies.insert(header.request, sender);
         }
         self.outbox.push(Frame::new(header, aux, Bytes::new()));
-        match monoio::time::timeout(ANSWER_TIMEOUT, receiver).await {
-            Ok(Ok(frame)) => Ok(frame),
-            Ok(Err(_)) => Err(ConnectError::Closed { address: self.address.clone() }),
-            Err(_) => Err(ConnectError::Timeout {
+        match within(ANSWER_TIMEOUT, receiver).await {
+            Some(Ok(frame)) => Ok(frame),
+            Some(Err(_)) => Err(ConnectError::Closed { address: self.address.clone() }),
+            None => Err(ConnectError::Timeout {
                 address: self.address.clone(),
                 seconds: ANSWER_TIMEOUT.as_secs(),
             }),

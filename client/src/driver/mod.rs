@@ -7,6 +7,7 @@
 //! - [`link`]: all connections to one brick, kept up.
 //! - [`session`]: a [`Group`](crate::replica::Group) with its links and timer, as async calls.
 //! - [`runtime`]: what all of it runs on.
+//! - [`patience`]: how long peers may take.
 //! - `spin`, `timers`: when the thread sleeps, and that it does.
 //! - [`control`]: requests to bricks outside any image: registers, status, stamps.
 
@@ -16,6 +17,7 @@ pub(crate) mod control;
 mod incoming;
 pub(crate) mod link;
 pub(crate) mod outbox;
+pub(crate) mod patience;
 mod resolve;
 pub(crate) mod runtime;
 pub(crate) mod session;

@@ -18,6 +18,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket};
 use tokio::sync::oneshot;
 
+use super::patience::within;
+
 /// How long one of several addresses may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,7 @@ pub(super) async fn connect(address: &str) -> io::Result<TcpStream> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     };
     for other in others {
-        if let Ok(Ok(stream)) = monoio::time::timeout(ATTEMPT_TIMEOUT, connect_to(*other)).await {
+        if let Some(Ok(stream)) = within(ATTEMPT_TIMEOUT, connect_to(*other)).await {
             return Ok(stream);
         }
     }

@@ -9,13 +9,14 @@ use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::record::{EpochRecord, RecordKind};
 use brick_wire::register::{RegisterKey, RegisterState};
-use brick_wire::{BrickIndex, BrickSet, CoreIndex, Header, Opcode, RequestId, Status};
+use brick_wire::{BrickIndex, BrickSet, CoreIndex, Header, Opcode, RequestId, Status, Timestamp};
 use bytes::Bytes;
 
 use super::Group;
 use super::group::Phase;
 use super::interface::{Action, GroupError, Purpose as OpenPurpose};
 use super::pending::Purpose;
+use super::report::LATE;
 
 /// How long a vote waits for bricks that may still answer, once it has a quorum: a slow brick that is left
 /// out of a recovery has to be healed afterwards.
@@ -99,12 +100,12 @@ impl Group {
             return self.give_up_opening();
         }
         let Phase::PreVote(vote) = &self.phase else { return };
+        let gave_up = is_over(self.now, &mut self.opened_at, self.config.brick_timeout);
         let waited = self.now.since(self.opened_at);
         let everybody = self.bricks.iter().all(|brick| brick.attempted);
         let outstanding = self.linked().difference(vote.answered);
         let settled = (everybody && outstanding.is_empty()) || waited >= SETTLE;
         let answered = vote.answered.intersection(self.linked());
-        let gave_up = waited >= self.config.brick_timeout;
         if !self.config.is_quorum(answered) {
             if gave_up {
                 let error = self.no_quorum_error();
@@ -151,8 +152,8 @@ impl Group {
             self.stalled_since = None;
             return;
         }
-        let since = *self.stalled_since.get_or_insert(self.now);
-        if self.now.since(since) >= self.config.brick_timeout {
+        let since = self.stalled_since.get_or_insert(self.now);
+        if is_over(self.now, since, self.config.brick_timeout) {
             let error = self.stall_error();
             self.end(error);
         }
@@ -278,6 +279,15 @@ impl Group {
             }
         }
     }
+}
+
+/// Whether bricks had `limit` from `since` on. If we come late ourselves (this process was stopped, or starved) they had no
+/// chance to show themselves, and it begins anew.
+fn is_over(now: Timestamp, since: &mut Timestamp, limit: Duration) -> bool {
+    if now >= *since + limit + LATE {
+        *since = now;
+    }
+    now >= *since + limit
 }
 
 /// The record in a register's state, if it holds one.

@@ -22,7 +22,7 @@ use super::pending::Purpose;
 const SILENCE_PERCENT: u32 = 85;
 
 /// A timer that is handled later than this says more about us than about a brick.
-const LATE: Duration = Duration::from_millis(250);
+pub(crate) const LATE: Duration = Duration::from_millis(250);
 
 /// What happened since opening.
 #[derive(Debug, Default)]

@@ -22,6 +22,7 @@ use super::registers::{Reached, list_one};
 use super::{Volume, VolumeError};
 use crate::driver::connection::{Caller, ConnectError};
 use crate::driver::control::Control;
+use crate::driver::patience::within;
 use crate::replica::BrickConfig;
 
 /// What one brick says of one image.
@@ -211,10 +212,8 @@ impl BrickLink {
         caller: &Caller,
         timeout: Duration,
     ) -> Result<BrickLink, ConnectError> {
-        let first = match monoio::time::timeout(timeout, control?.unless_retired(floors)).await {
-            Ok(counted) => counted?,
-            Err(_) => return Err(silence(brick, timeout)),
-        };
+        let counted = within(timeout, control?.unless_retired(floors)).await;
+        let first = counted.ok_or_else(|| silence(brick, timeout))??;
         Ok(BrickLink {
             config: brick.clone(),
             caller: caller.clone(),
@@ -231,7 +230,7 @@ impl BrickLink {
         for core in known + 1..self.core_zero.welcome.cores {
             let connect =
                 Control::open(&self.config.address, &self.caller, self.config.brick, CoreIndex(core));
-            let Ok(Ok(control)) = monoio::time::timeout(self.timeout, connect).await else {
+            let Some(Ok(control)) = within(self.timeout, connect).await else {
                 self.silent.set(true);
                 return None;
             };
@@ -279,7 +278,7 @@ impl BrickLink {
 
     async fn epochs(&self, brick: BrickIndex) -> Option<BTreeMap<ImageUuid, RegisterState>> {
         let list = list_one(&self.core_zero, brick, RegisterKind::Epoch);
-        let Ok(Ok(entries)) = monoio::time::timeout(self.timeout, list).await else {
+        let Some(Ok(entries)) = within(self.timeout, list).await else {
             self.silent.set(true);
             return None;
         };
@@ -295,8 +294,8 @@ impl BrickLink {
         if self.silent.get() {
             return None;
         }
-        match monoio::time::timeout(self.timeout, core.ask(opcode, aux)).await {
-            Ok(Ok(frame)) if frame.header.status == Status::Ok => Some(frame),
+        match within(self.timeout, core.ask(opcode, aux)).await {
+            Some(Ok(frame)) if frame.header.status == Status::Ok => Some(frame),
             _ => {
                 self.silent.set(true);
                 None
@@ -311,7 +310,7 @@ async fn open_control(
     timeout: Duration,
 ) -> Result<Control, ConnectError> {
     let connect = Control::open(&brick.address, caller, brick.brick, CoreIndex(0));
-    monoio::time::timeout(timeout, connect).await.unwrap_or_else(|_| Err(silence(brick, timeout)))
+    within(timeout, connect).await.unwrap_or_else(|| Err(silence(brick, timeout)))
 }
 
 fn silence(brick: &BrickConfig, timeout: Duration) -> ConnectError {
