@@ -51,6 +51,9 @@ pub const D2: usize = 1;
 /// See [`D1`].
 pub const ARBITER: usize = 2;
 
+/// The `brick_timeout` of a volume if nothing is said.
+pub const BRICK_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// What differs from one cluster to the other.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -103,9 +106,9 @@ impl Cluster {
         Cluster::with(&Options::default())
     }
 
-    /// The same, for a test that waits until an image is found not to open.
+    /// The same with the timeout that volumes have by default, for tests that wait for it.
     pub fn start_impatient() -> Cluster {
-        Cluster::with(&Options { brick_timeout: Duration::from_secs(4), ..Options::default() })
+        Cluster::with(&Options { brick_timeout: BRICK_TIMEOUT, ..Options::default() })
     }
 
     /// Formats and starts the bricks and makes them a volume.

@@ -1,37 +1,29 @@
-//! Time limits for peers. The time during which this process itself stood still (stopped, starved, on a machine that was
-//! paused) is not a peer's: its answer may lie in a socket of ours, or it was never asked.
+//! Time limits for peers. If this process itself stood still (stopped, starved, on a machine that was paused) until after
+//! one, that says nothing of the peer: its answer may lie in a socket of ours, or it was never asked.
 
 use std::pin::pin;
 use std::time::Duration;
 
-use brick_wire::Timestamp;
-
 use super::clock;
-use crate::replica::LATE;
+use crate::replica::{LATE, STANDSTILLS_MAX};
 
-/// What `future` comes to, if it does within `limit`. If we come late to see that it didn't, it gets the time again.
+/// What `future` comes to, if it does within `limit`. If we come late to see that it didn't, it gets the time again, a few
+/// times at most.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    loop {
+    for _ in 0..=STANDSTILLS_MAX {
         let due = clock::now() + limit;
         if let Ok(output) = monoio::time::timeout(limit, &mut future).await {
             return Some(output);
         }
-        if !note_lateness(due) {
-            return None;
+        let late = clock::now().since(due);
+        if late < LATE {
+            break;
         }
-    }
-}
-
-/// Whether whoever was to act at `due` does so much later, which goes to the log: it explains what users see.
-pub(super) fn note_lateness(due: Timestamp) -> bool {
-    let late = clock::now().since(due);
-    let stood_still = late >= LATE;
-    if stood_still {
         let late_ms = late.as_millis() as u64;
-        tracing::warn!(late_ms, "this process stood still; is the host overloaded?");
+        tracing::warn!(late_ms, "this process stood still while it waited for a brick, and waits again");
     }
-    stood_still
+    None
 }
 
 #[cfg(test)]
@@ -46,7 +38,7 @@ mod tests {
         let mut runtime = start_runtime(256).expect("a runtime");
         let answer = runtime.block_on(within(LIMIT, async {
             // The whole thread, as if it was stopped.
-            std::thread::sleep(LIMIT + LATE * 2);
+            std::thread::sleep(LATE + LIMIT * 2);
             monoio::time::sleep(LIMIT / 4).await;
             7
         }));
@@ -58,5 +50,21 @@ mod tests {
         let mut runtime = start_runtime(256).expect("a runtime");
         let answer: Option<()> = runtime.block_on(within(LIMIT, std::future::pending()));
         assert_eq!(answer, None);
+    }
+
+    #[test]
+    fn who_is_always_late_gives_up_as_well() {
+        let mut runtime = start_runtime(256).expect("a runtime");
+        let mut polls = 0;
+        let answer: Option<()> = runtime.block_on(within(
+            LIMIT,
+            std::future::poll_fn(|_| {
+                polls += 1;
+                std::thread::sleep(LATE + LIMIT * 2);
+                std::task::Poll::Pending
+            }),
+        ));
+        assert_eq!(answer, None);
+        assert!(polls > STANDSTILLS_MAX, "{polls}");
     }
 }

@@ -13,7 +13,6 @@ use tokio::sync::{Notify, oneshot};
 use super::clock;
 use super::connection::Caller;
 use super::link::{Link, LinkConfig, LinkEvent};
-use super::patience::note_lateness;
 use super::spin::Spinner;
 use crate::replica::{Action, Group, GroupConfig, GroupError, Output, Report, Request, UserRequest};
 
@@ -275,8 +274,7 @@ async fn run_timer(shared: std::rc::Weak<Shared>) {
                     _ = strong.rearm.notified() => {}
                 }
             }
-            Some(at) => {
-                note_lateness(at);
+            Some(_) => {
                 let due = strong.group.borrow().poll_timeout();
                 strong.armed.set(None);
                 if due.is_some_and(|due| clock::now() >= due) {

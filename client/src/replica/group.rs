@@ -104,6 +104,8 @@ pub struct Group {
     /// After a forced takeover: when the lease of bricks that could not be fenced is over (rule I8).
     pub(super) serve_not_before: Timestamp,
     pub(super) opened_at: Timestamp,
+    /// How often the opening began to wait anew.
+    pub(super) standstills: u32,
     /// The lives that the record of our predecessor named, to find copies that kept running.
     pub(super) recovered_from: Vec<brick_wire::Incarnation>,
     pub(super) renew_at: Timestamp,
@@ -163,6 +165,7 @@ impl Group {
             patient_until: Timestamp::ZERO,
             serve_not_before: Timestamp::ZERO,
             opened_at: now,
+            standstills: 0,
             recovered_from: Vec::new(),
             renew_at: now,
             unverified_reads: Vec::new(),

@@ -40,4 +40,4 @@ mod write;
 
 pub use group::Group;
 pub use interface::*;
-pub(crate) use report::LATE;
+pub(crate) use report::{LATE, STANDSTILLS_MAX};

@@ -16,7 +16,7 @@ use super::Group;
 use super::group::Phase;
 use super::interface::{Action, GroupError, Purpose as OpenPurpose};
 use super::pending::Purpose;
-use super::report::LATE;
+use super::report::{LATE, STANDSTILLS_MAX};
 
 /// How long a vote waits for bricks that may still answer, once it has a quorum: a slow brick that is left
 /// out of a recovery has to be healed afterwards.
@@ -100,14 +100,14 @@ impl Group {
             return self.give_up_opening();
         }
         let Phase::PreVote(vote) = &self.phase else { return };
-        let gave_up = is_over(self.now, &mut self.opened_at, self.config.brick_timeout);
         let waited = self.now.since(self.opened_at);
         let everybody = self.bricks.iter().all(|brick| brick.attempted);
         let outstanding = self.linked().difference(vote.answered);
         let settled = (everybody && outstanding.is_empty()) || waited >= SETTLE;
         let answered = vote.answered.intersection(self.linked());
+        let limit = self.config.brick_timeout;
         if !self.config.is_quorum(answered) {
-            if gave_up {
+            if is_over(self.now, &mut self.opened_at, &mut self.standstills, limit) {
                 let error = self.no_quorum_error();
                 self.end(error);
             }
@@ -120,7 +120,7 @@ impl Group {
             return;
         };
         if self.good_copies(best, answered).is_empty() {
-            if gave_up {
+            if is_over(self.now, &mut self.opened_at, &mut self.standstills, limit) {
                 let error = match self.config.purpose {
                     OpenPurpose::DeclareGood(brick) => {
                         GroupError::CannotDeclare { address: self.addresses(BrickSet::only(brick)) }
@@ -153,7 +153,7 @@ impl Group {
             return;
         }
         let since = self.stalled_since.get_or_insert(self.now);
-        if is_over(self.now, since, self.config.brick_timeout) {
+        if is_over(self.now, since, &mut self.standstills, self.config.brick_timeout) {
             let error = self.stall_error();
             self.end(error);
         }
@@ -281,10 +281,11 @@ impl Group {
     }
 }
 
-/// Whether bricks had `limit` from `since` on. If we come late ourselves (this process was stopped, or starved) they had no
-/// chance to show themselves, and it begins anew.
-fn is_over(now: Timestamp, since: &mut Timestamp, limit: Duration) -> bool {
-    if now >= *since + limit + LATE {
+/// Whether bricks had `limit` from `since` on. If we come late to see it (this process was stopped, or starved) they may have
+/// had no chance to show themselves, and it begins anew, unless that was so too often.
+fn is_over(now: Timestamp, since: &mut Timestamp, standstills: &mut u32, limit: Duration) -> bool {
+    if now >= *since + limit + LATE && *standstills < STANDSTILLS_MAX {
+        *standstills += 1;
         *since = now;
     }
     now >= *since + limit

@@ -23,6 +23,8 @@ const SILENCE_PERCENT: u32 = 85;
 
 /// A timer that is handled later than this says more about us than about a brick.
 pub(crate) const LATE: Duration = Duration::from_millis(250);
+/// So often are bricks given their time again because of it: on a host that is always late something has to end, too.
+pub(crate) const STANDSTILLS_MAX: u32 = 3;
 
 /// What happened since opening.
 #[derive(Debug, Default)]
