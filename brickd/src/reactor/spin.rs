@@ -10,7 +10,8 @@
 //!
 //! Whoever lets others run may have to wait for as long as they like: the scheduler gives them what it calls a slice,
 //! milliseconds, and doesn't know that meanwhile there is work again. A sleeper would have been woken for it. So when
-//! that was seen, the core sleeps for a while. No I/O here, and no clock.
+//! that was seen, the core sleeps for a while: shortly if it comes from somebody who had to do something now and then, and
+//! longer and longer if they need the processor all the time. No I/O here, and no clock.
 
 use std::time::Duration;
 
@@ -26,13 +27,21 @@ pub struct Spin {
     events: u64,
     /// Others kept the processor: not before this.
     not_before: Timestamp,
+    /// How long it slept for that.
+    pause: Duration,
 }
 
 impl Spin {
     /// Looks for at most `limit` before each sleep; zero sleeps at once.
     pub fn new(limit: Duration) -> Spin {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).min(LIMIT_NS_MAX);
-        Spin { limit_ns, mean_ns: limit_ns * LONG_WAITS, events: 0, not_before: Timestamp(0) }
+        Spin {
+            limit_ns,
+            mean_ns: limit_ns * LONG_WAITS,
+            events: 0,
+            not_before: Timestamp(0),
+            pause: PAUSE_MIN,
+        }
     }
 
     /// How long to look before the next sleep, with so many disk requests under way.
@@ -45,7 +54,9 @@ impl Spin {
     /// Others were let run, and had the processor until `now`, for so long.
     pub fn note_yield(&mut self, now: Timestamp, took: Duration) {
         if took >= LONG_YIELD {
-            self.not_before = now + SLEEP_PERIOD;
+            let again = now < self.not_before + self.pause;
+            self.pause = if again { (self.pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
+            self.not_before = now + self.pause;
         }
     }
 
@@ -78,8 +89,10 @@ const MEMORY: u64 = 16;
 const LONG_WAITS: u64 = 8;
 /// Nobody who sleeps waits so long for a processor that others use for a moment.
 const LONG_YIELD: Duration = Duration::from_millis(1);
-/// How long a core sleeps at once after that.
-const SLEEP_PERIOD: Duration = Duration::from_millis(100);
+/// For how long a core sleeps at once after that; twice as long if it happens again within as long after it.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// And so on, up to this.
+const PAUSE_MAX: Duration = Duration::from_millis(640);
 /// Nobody looks longer.
 const LIMIT_NS_MAX: u64 = 10_000_000;
 
@@ -162,7 +175,25 @@ mod tests {
         assert_eq!(busy.budget(NOW, 1), LIMIT);
         busy.note_yield(NOW, LONG_YIELD);
         assert_eq!(busy.budget(NOW, 1), Duration::ZERO);
-        assert_eq!(busy.budget(NOW + SLEEP_PERIOD, 1), LIMIT);
+        assert_eq!(busy.budget(NOW + PAUSE_MIN, 1), LIMIT);
+    }
+
+    #[test]
+    fn who_has_to_wait_again_and_again_sleeps_longer() {
+        let mut busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
+        let mut at = NOW;
+        let mut next_pause = |later: Duration| {
+            at = at + later;
+            busy.note_yield(at, LONG_YIELD);
+            let pause =
+                (1..=1000).map(Duration::from_millis).find(|pause| busy.budget(at + *pause, 1) == LIMIT);
+            at = at + pause.expect("it ends");
+            pause.expect("it ends").as_millis()
+        };
+        let constant: Vec<u128> = (0..8).map(|_| next_pause(LONG_YIELD)).collect();
+        assert_eq!(constant, [10, 20, 40, 80, 160, 320, 640, 640]);
+        assert_eq!(next_pause(PAUSE_MAX), 10, "they had enough");
+        assert_eq!(next_pause(PAUSE_MIN), 10, "now and then");
     }
 
     #[test]

@@ -18,8 +18,11 @@ use super::{clock, timers};
 /// Nobody who sleeps waits so long for a processor that others use for a moment: the scheduler gives those whom we let
 /// run milliseconds, and doesn't know that meanwhile there is an answer.
 const LONG_YIELD: Duration = Duration::from_millis(1);
-/// How long the thread sleeps at once after that.
-const SLEEP_PERIOD: Duration = Duration::from_millis(100);
+/// For how long the thread sleeps at once after that; twice as long if it happens again within as long after it: then they
+/// need the processor all the time.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// And so on, up to this.
+const PAUSE_MAX: Duration = Duration::from_millis(640);
 /// Rounds of the runtime's queue after each sign of life before others are let run: what it has set off goes from the
 /// task that receives to the one that waits, from there to the one that sends, and then to the kernel. A yield in each of
 /// them made single reads a tenth slower.
@@ -36,6 +39,8 @@ struct Shared {
     until: Cell<Timestamp>,
     /// Others kept the processor: not before this.
     not_before: Cell<Timestamp>,
+    /// How long it slept for that.
+    pause: Cell<Duration>,
     looking: Cell<bool>,
     /// Rounds in which nobody else is let run.
     settling: Cell<u8>,
@@ -54,6 +59,7 @@ impl Spinner {
             limit: if alone { Duration::ZERO } else { limit },
             until: Cell::new(Timestamp(0)),
             not_before: Cell::new(Timestamp(0)),
+            pause: Cell::new(PAUSE_MIN),
             looking: Cell::new(false),
             settling: Cell::new(0),
             stopped: Cell::new(false),
@@ -90,7 +96,9 @@ impl Shared {
         std::thread::yield_now();
         let yielded = clock::now();
         if yielded.since(now) >= LONG_YIELD {
-            self.not_before.set(yielded + SLEEP_PERIOD);
+            let again = yielded < self.not_before.get() + self.pause.get();
+            self.pause.set(if again { (self.pause.get() * 2).min(PAUSE_MAX) } else { PAUSE_MIN });
+            self.not_before.set(yielded + self.pause.get());
             self.until.set(Timestamp(0));
         }
     }
