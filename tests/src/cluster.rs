@@ -106,8 +106,8 @@ impl Cluster {
         Cluster::with(&Options::default())
     }
 
-    /// The same with the timeout that volumes have by default, for tests that wait for it.
-    pub fn start_impatient() -> Cluster {
+    /// The same with the timeout that volumes have by default, for benches, and for tests that wait for it.
+    pub fn start_as_shipped() -> Cluster {
         Cluster::with(&Options { brick_timeout: BRICK_TIMEOUT, ..Options::default() })
     }
 

@@ -161,7 +161,7 @@ fn io_waits_for_a_quorum() {
 /// D2 misses writes, D1 goes, D2 comes back: nothing is served, the sentence names D1. D1 returns: all there.
 #[test]
 fn a_stale_copy_is_never_served() {
-    let mut cluster = Cluster::start_impatient();
+    let mut cluster = Cluster::start_as_shipped();
     cluster.create_image("vm", "64M");
     let server = cluster.serve("vm");
     let mut client = server.connect();

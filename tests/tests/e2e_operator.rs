@@ -35,7 +35,7 @@ fn is_logged(cluster: &Cluster, what: &str) -> bool {
 /// is healed from it. The bricks' logs tell who said so.
 #[test]
 fn a_stale_copy_serves_when_the_operator_says_so() {
-    let mut cluster = Cluster::start_impatient();
+    let mut cluster = Cluster::start_as_shipped();
     cluster.create_image("vm", "64M");
     write_block(&cluster, 0, 1);
     cluster.bricks[D1].stop();

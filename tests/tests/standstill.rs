@@ -55,6 +55,7 @@ fn who_stood_still_while_opening_blames_nobody() {
             scenario.stand_still(0, 3 * patience.as_millis() as u64);
             scenario.until("the image is opened or not", |world| world.sessions[&id].opened.is_some());
             assert_eq!(scenario.world.sessions[&id].opened, Some(Ok(())), "{resumes_with}, seed {seed}");
+            assert_eq!(scenario.in_sync(id).count(), 2, "{resumes_with}, seed {seed}");
             scenario.until_healthy(id);
             scenario.end(id);
         }

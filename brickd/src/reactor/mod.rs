@@ -222,7 +222,7 @@ impl<C: Core> Reactor<C> {
         let budget = self.spin.budget(began, self.disk.in_flight()).min(timeout.unwrap_or(Duration::MAX));
         let mut now = began;
         let mut completed = false;
-        while now.since(began) < budget {
+        while now.since(began) < budget && !self.spin.is_pausing(now) {
             completed = self.ring.look()?;
             let looked = clock::now();
             now = looked;

@@ -47,8 +47,13 @@ impl Spin {
     /// How long to look before the next sleep, with so many disk requests under way.
     pub fn budget(&self, now: Timestamp, under_way: usize) -> Duration {
         let is_calm = self.events < MANY * MEMORY && under_way <= MANY_UNDER_WAY;
-        let pays = is_calm && now >= self.not_before && self.mean_ns < self.limit_ns;
+        let pays = is_calm && !self.is_pausing(now) && self.mean_ns < self.limit_ns;
         Duration::from_nanos(if pays { self.limit_ns } else { 0 })
+    }
+
+    /// Whether it sleeps because others had the processor.
+    pub fn is_pausing(&self, now: Timestamp) -> bool {
+        now < self.not_before
     }
 
     /// Others were let run, and had the processor until `now`, for so long.

@@ -11,13 +11,13 @@ use crate::replica::{LATE, STANDSTILLS_MAX};
 /// times at most.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    for _ in 0..=STANDSTILLS_MAX {
+    for times_left in (0..=STANDSTILLS_MAX).rev() {
         let due = clock::now() + limit;
         if let Ok(output) = monoio::time::timeout(limit, &mut future).await {
             return Some(output);
         }
         let late = clock::now().since(due);
-        if late < LATE {
+        if late < LATE || times_left == 0 {
             break;
         }
         let late_ms = late.as_millis() as u64;

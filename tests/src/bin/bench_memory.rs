@@ -50,7 +50,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_as_shipped();
     let names: Vec<String> = (0..arguments.clients).map(|client| format!("client-{client}")).collect();
     for name in &names {
         cluster.create_image(name, &format!("{IMAGE_BYTES}"));

@@ -100,7 +100,7 @@ fn name_of(order: &[(&str, usize)]) -> String {
 
 /// One data brick misses a number of random writes and returns; nobody else does anything.
 fn quiet(arguments: &Arguments) -> Value {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_as_shipped();
     let server = filled(&cluster, arguments.size);
     let mut client = server.connect();
     cluster.bricks[D2].kill();
@@ -118,7 +118,7 @@ fn quiet(arguments: &Arguments) -> Value {
 /// An empty brick takes the place of a data brick; a quarter of the image is allocated. Beside it, in the same folder, how
 /// long the disk takes to copy the same bytes.
 fn whole(arguments: &Arguments) -> Value {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_as_shipped();
     cluster.create_image("vm", &format!("{}M", 4 * arguments.size));
     let server = cluster.serve("vm");
     write_all(&mut server.connect(), arguments.size);
@@ -158,7 +158,7 @@ fn copy(from: &Path, to: &Path) -> f64 {
 
 /// Bricks go away and come back, one after the other, while a client writes random blocks one at a time.
 fn under_load(arguments: &Arguments, order: &[(&str, usize)]) -> Vec<Value> {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_as_shipped();
     let server = filled(&cluster, arguments.size);
     let (over, state) = (AtomicBool::new(false), AtomicUsize::new(WHOLE));
     let notes = Mutex::new(Notes::default());

@@ -52,7 +52,7 @@ impl Drop for Over<'_> {
 
 /// The same load for `counted` without a heal, and for as long beside heals of empty bricks.
 pub fn mixed(image_mebibytes: u64, counted: Duration) -> Value {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_as_shipped();
     let server = filled(&cluster, image_mebibytes);
     let (state, ended) = (AtomicU8::new(PLAIN), [const { AtomicU64::new(0) }; USERS]);
     let blocks = image_mebibytes * MIB / BLOCK_BYTES as u64;
