@@ -51,9 +51,6 @@ pub const D2: usize = 1;
 /// See [`D1`].
 pub const ARBITER: usize = 2;
 
-/// The `brick_timeout` of a volume if nothing is said.
-pub const BRICK_TIMEOUT: Duration = Duration::from_secs(4);
-
 /// What differs from one cluster to the other.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -88,6 +85,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// With the `brick_timeout` of a volume if nothing is said.
+    pub fn as_shipped() -> Options {
+        Options { brick_timeout: Duration::from_secs(4), ..Options::default() }
+    }
+}
+
 /// A volume of running bricks.
 #[derive(Debug)]
 pub struct Cluster {
@@ -106,9 +110,9 @@ impl Cluster {
         Cluster::with(&Options::default())
     }
 
-    /// The same with the timeout that volumes have by default, for benches, and for tests that wait for it.
+    /// The same with [`Options::as_shipped`], for benches, and for tests that wait for the timeout.
     pub fn start_as_shipped() -> Cluster {
-        Cluster::with(&Options { brick_timeout: BRICK_TIMEOUT, ..Options::default() })
+        Cluster::with(&Options::as_shipped())
     }
 
     /// Formats and starts the bricks and makes them a volume.

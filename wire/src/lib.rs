@@ -18,6 +18,7 @@ pub mod header;
 pub mod ids;
 pub mod limits;
 pub mod overlap;
+pub mod pause;
 pub mod placement;
 pub mod record;
 pub mod register;

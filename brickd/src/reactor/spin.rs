@@ -8,14 +8,13 @@
 //! asked for, as looking makes little of much: it takes each answer as it comes. (Two cores a brick on two CPUs, 32 writes
 //! of 4 KiB in flight: half the requests, each at twice the price.)
 //!
-//! Whoever lets others run may have to wait for as long as they like: the scheduler gives them what it calls a slice,
-//! milliseconds, and doesn't know that meanwhile there is work again. A sleeper would have been woken for it. So when
-//! that was seen, the core sleeps for a while: shortly if it comes from somebody who had to do something now and then, and
-//! longer and longer if they need the processor all the time. No I/O here, and no clock.
+//! Whoever lets others run may have to wait for as long as they like; a core that did sleeps for a while ([`Pause`]). No
+//! I/O here, and no clock.
 
 use std::time::Duration;
 
 use brick_wire::Timestamp;
+use brick_wire::pause::Pause;
 
 /// What one core knows of its last waits.
 #[derive(Clone, Copy, Debug)]
@@ -25,23 +24,15 @@ pub struct Spin {
     mean_ns: u64,
     /// Work that was done between the last waits: events, times [`MEMORY`].
     events: u64,
-    /// Others kept the processor: not before this.
-    not_before: Timestamp,
-    /// How long it slept for that.
-    pause: Duration,
+    /// Because others kept the processor.
+    pause: Pause,
 }
 
 impl Spin {
     /// Looks for at most `limit` before each sleep; zero sleeps at once.
     pub fn new(limit: Duration) -> Spin {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).min(LIMIT_NS_MAX);
-        Spin {
-            limit_ns,
-            mean_ns: limit_ns * LONG_WAITS,
-            events: 0,
-            not_before: Timestamp(0),
-            pause: PAUSE_MIN,
-        }
+        Spin { limit_ns, mean_ns: limit_ns * LONG_WAITS, events: 0, pause: Pause::default() }
     }
 
     /// How long to look before the next sleep, with so many disk requests under way.
@@ -53,16 +44,12 @@ impl Spin {
 
     /// Whether it sleeps because others had the processor.
     pub fn is_pausing(&self, now: Timestamp) -> bool {
-        now < self.not_before
+        self.pause.is_on(now)
     }
 
     /// Others were let run, and had the processor until `now`, for so long.
     pub fn note_yield(&mut self, now: Timestamp, took: Duration) {
-        if took >= LONG_YIELD {
-            let again = now < self.not_before + self.pause;
-            self.pause = if again { (self.pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
-            self.not_before = now + self.pause;
-        }
+        self.pause.note_yield(now, took);
     }
 
     /// A wait took so long, looking and sleeping together, after so many events.
@@ -92,12 +79,6 @@ const MEMORY: u64 = 16;
 /// A wait, or a part of one, counts as at most so many limits: two long ones end the looking, some thirty short ones begin
 /// it.
 const LONG_WAITS: u64 = 8;
-/// Nobody who sleeps waits so long for a processor that others use for a moment.
-const LONG_YIELD: Duration = Duration::from_millis(1);
-/// For how long a core sleeps at once after that; twice as long if it happens again within as long after it.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// And so on, up to this.
-const PAUSE_MAX: Duration = Duration::from_millis(640);
 /// Nobody looks longer.
 const LIMIT_NS_MAX: u64 = 10_000_000;
 
@@ -176,29 +157,11 @@ mod tests {
     #[test]
     fn who_had_to_wait_for_the_processor_sleeps_for_a_while() {
         let mut busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
-        busy.note_yield(NOW, LONG_YIELD / 2);
+        busy.note_yield(NOW, Duration::from_micros(500));
         assert_eq!(busy.budget(NOW, 1), LIMIT);
-        busy.note_yield(NOW, LONG_YIELD);
+        busy.note_yield(NOW, Duration::from_millis(1));
         assert_eq!(busy.budget(NOW, 1), Duration::ZERO);
-        assert_eq!(busy.budget(NOW + PAUSE_MIN, 1), LIMIT);
-    }
-
-    #[test]
-    fn who_has_to_wait_again_and_again_sleeps_longer() {
-        let mut busy = after(Spin::new(LIMIT), LIMIT / 4, 60);
-        let mut at = NOW;
-        let mut next_pause = |later: Duration| {
-            at = at + later;
-            busy.note_yield(at, LONG_YIELD);
-            let pause =
-                (1..=1000).map(Duration::from_millis).find(|pause| busy.budget(at + *pause, 1) == LIMIT);
-            at = at + pause.expect("it ends");
-            pause.expect("it ends").as_millis()
-        };
-        let constant: Vec<u128> = (0..8).map(|_| next_pause(LONG_YIELD)).collect();
-        assert_eq!(constant, [10, 20, 40, 80, 160, 320, 640, 640]);
-        assert_eq!(next_pause(PAUSE_MAX), 10, "they had enough");
-        assert_eq!(next_pause(PAUSE_MIN), 10, "now and then");
+        assert_eq!(busy.budget(NOW + Duration::from_millis(10), 1), LIMIT);
     }
 
     #[test]

@@ -11,18 +11,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use brick_wire::Timestamp;
+use brick_wire::pause::Pause;
 use tokio::sync::Notify;
 
 use super::{clock, timers};
 
-/// Nobody who sleeps waits so long for a processor that others use for a moment: the scheduler gives those whom we let
-/// run milliseconds, and doesn't know that meanwhile there is an answer.
-const LONG_YIELD: Duration = Duration::from_millis(1);
-/// For how long the thread sleeps at once after that; twice as long if it happens again within as long after it: then they
-/// need the processor all the time.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// And so on, up to this.
-const PAUSE_MAX: Duration = Duration::from_millis(640);
 /// Rounds of the runtime's queue after each sign of life before others are let run: what it has set off goes from the
 /// task that receives to the one that waits, from there to the one that sends, and then to the kernel. A yield in each of
 /// them made single reads a tenth slower.
@@ -37,10 +30,8 @@ struct Shared {
     limit: Duration,
     /// Until when to look.
     until: Cell<Timestamp>,
-    /// Others kept the processor: not before this.
-    not_before: Cell<Timestamp>,
-    /// How long it slept for that.
-    pause: Cell<Duration>,
+    /// Because others kept the processor.
+    pause: Cell<Pause>,
     looking: Cell<bool>,
     /// Rounds in which nobody else is let run.
     settling: Cell<u8>,
@@ -58,8 +49,7 @@ impl Spinner {
         let shared = Rc::new(Shared {
             limit: if alone { Duration::ZERO } else { limit },
             until: Cell::new(Timestamp(0)),
-            not_before: Cell::new(Timestamp(0)),
-            pause: Cell::new(PAUSE_MIN),
+            pause: Cell::default(),
             looking: Cell::new(false),
             settling: Cell::new(0),
             stopped: Cell::new(false),
@@ -76,7 +66,7 @@ impl Spinner {
 
     /// Something was asked or answered at `now`.
     pub(crate) fn note(&self, now: Timestamp) {
-        if self.shared.limit.is_zero() || now < self.shared.not_before.get() {
+        if self.shared.limit.is_zero() || self.shared.pause.get().is_on(now) {
             return;
         }
         self.shared.until.set(now + self.shared.limit);
@@ -95,10 +85,10 @@ impl Shared {
         }
         std::thread::yield_now();
         let yielded = clock::now();
-        if yielded.since(now) >= LONG_YIELD {
-            let again = yielded < self.not_before.get() + self.pause.get();
-            self.pause.set(if again { (self.pause.get() * 2).min(PAUSE_MAX) } else { PAUSE_MIN });
-            self.not_before.set(yielded + self.pause.get());
+        let mut pause = self.pause.get();
+        pause.note_yield(yielded, yielded.since(now));
+        self.pause.set(pause);
+        if pause.is_on(yielded) {
             self.until.set(Timestamp(0));
         }
     }

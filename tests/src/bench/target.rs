@@ -16,7 +16,7 @@ use super::sample::Sample;
 use crate::cluster::measure::{context_switches, cpu_us};
 use crate::cluster::nbd::NbdServer;
 use crate::cluster::process::{Process, wait_for};
-use crate::cluster::{BRICK_TIMEOUT, Cluster, ONE_DATA, Options, TWO_AND_ARBITER};
+use crate::cluster::{Cluster, ONE_DATA, Options, TWO_AND_ARBITER};
 
 /// A target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,12 +97,7 @@ impl Targets {
             ["--cores".to_owned(), cores.to_owned()].into_iter().chain(spin).collect()
         };
         let start = |shape, brick_arguments| {
-            let cluster = Cluster::with(&Options {
-                shape,
-                brick_arguments,
-                brick_timeout: BRICK_TIMEOUT,
-                ..Options::default()
-            });
+            let cluster = Cluster::with(&Options { shape, brick_arguments, ..Options::as_shipped() });
             if let Some(spin) = setup.client_spin_us {
                 cluster.set_option("spin_us", spin);
             }

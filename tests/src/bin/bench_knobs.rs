@@ -9,7 +9,7 @@ use std::time::Duration;
 use brick_tests::bench::case::{self, Case};
 use brick_tests::bench::run::Runner;
 use brick_tests::bench::sample::Sample;
-use brick_tests::cluster::{BRICK_TIMEOUT, Cluster, Options};
+use brick_tests::cluster::{Cluster, Options};
 use clap::{Parser, ValueEnum};
 
 /// Compares settings of bricks and clients with the defaults.
@@ -147,11 +147,7 @@ fn compare(knob: Knob, arguments: &Arguments) {
 impl Side {
     fn start(setting: Setting, size_mib: u64) -> Side {
         let words = setting.arguments.map(|line| line.split(' ').map(str::to_owned).collect());
-        let cluster = Cluster::with(&Options {
-            brick_arguments: words.into(),
-            brick_timeout: BRICK_TIMEOUT,
-            ..Options::default()
-        });
+        let cluster = Cluster::with(&Options { brick_arguments: words.into(), ..Options::as_shipped() });
         if let Some((key, value)) = setting.option {
             cluster.set_option(key, value);
         }

@@ -14,7 +14,7 @@ use brick_tests::bench::case::{self, Case};
 use brick_tests::bench::run::Runner;
 use brick_tests::cluster::measure::{context_switches, cpu_us, system_calls};
 use brick_tests::cluster::process::Process;
-use brick_tests::cluster::{BRICK_TIMEOUT, Cluster, Options};
+use brick_tests::cluster::{Cluster, Options};
 use clap::Parser;
 
 /// Prints what a request costs in each process, and records what the processors do meanwhile.
@@ -81,11 +81,8 @@ impl Bench {
         // The arbiter goes with one of the data bricks.
         let cores = cores.map_or(["0,", "1,", "0,"], |cores| [cores; 3]);
         let arguments = cores.map(|cores| vec!["--cores".to_owned(), cores.to_owned()]);
-        let mut cluster = Cluster::with(&Options {
-            brick_arguments: arguments.into(),
-            brick_timeout: BRICK_TIMEOUT,
-            ..Options::default()
-        });
+        let mut cluster =
+            Cluster::with(&Options { brick_arguments: arguments.into(), ..Options::as_shipped() });
         cluster.create_image(IMAGE, &format!("{size_mib}M"));
         let pids: Vec<u32> = cluster.bricks.iter_mut().map(|brick| brick.process().pid()).collect();
         let bricks = ["data brick 1", "data brick 2", "arbiter"].into_iter().zip(pids).collect();

@@ -19,7 +19,7 @@ use crate::cluster::nbd::NbdServer;
 use crate::cluster::pattern::Sequence;
 use crate::cluster::process::{Process, dump_logs};
 use crate::cluster::tools::fio_verify;
-use crate::cluster::{BRICK_TIMEOUT, Cluster, Options};
+use crate::cluster::{Cluster, Options};
 
 /// Longest time for a process to end by itself.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -77,8 +77,7 @@ struct Fio {
 impl Campaign {
     /// Starts bricks, NBD servers and loads.
     pub fn start(setup: Setup) -> Campaign {
-        let options =
-            Options { disks: setup.disks.clone(), brick_timeout: BRICK_TIMEOUT, ..Options::default() };
+        let options = Options { disks: setup.disks.clone(), ..Options::as_shipped() };
         let cluster = Cluster::with(&options);
         let size = format!("{IMAGE_MIB}M");
         let image = |number: usize| {
@@ -98,7 +97,7 @@ impl Campaign {
             Fio { server, process }
         });
         let silence = setup.can_cut_off.then(Silence::prepare);
-        let tally = Tally { brick_timeout: BRICK_TIMEOUT, ..Tally::default() };
+        let tally = Tally { brick_timeout: options.brick_timeout, ..Tally::default() };
         let draws = Sequence::new(setup.seed);
         Campaign { setup, draws, cluster, images, fio, silence, tally, began: Instant::now() }
     }

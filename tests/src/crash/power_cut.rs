@@ -23,7 +23,7 @@ use super::power_disk::{Cache, PowerDisk};
 use crate::cluster::disk::FileSystem;
 use crate::cluster::nbd::NbdServer;
 use crate::cluster::pattern::BLOCK_BYTES;
-use crate::cluster::{BRICK_TIMEOUT, Cluster, D1, D2, Options, shard_files};
+use crate::cluster::{Cluster, D1, D2, Options, shard_files};
 
 const IMAGE: &str = "vm";
 /// Connections of the load, and requests in flight on each: 32 together.
@@ -111,8 +111,7 @@ impl Rack {
         let options = Options {
             disks: disks.iter().map(|disk| Some(disk.path())).collect(),
             boot: Some(uuid::Uuid::new_v4()),
-            brick_timeout: BRICK_TIMEOUT,
-            ..Options::default()
+            ..Options::as_shipped()
         };
         let extent_blocks = 16;
         let plan = Plan {
