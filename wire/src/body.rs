@@ -1,7 +1,7 @@
 //! The aux bodies of the requests that aren't about registers.
 //!
-//! Block CRCs have no struct of their own: the aux of a `Write`, a `DummyWrite` or a `Read` reply is the
-//! CRC32C of blocks 1.. (u32 each); block 0's is in the header. A one-block frame has no aux.
+//! Block CRCs have no struct of their own: the aux of a `Write` or a `Read` reply is the CRC32C of
+//! blocks 1.. (u32 each); block 0's is in the header. A one-block frame has no aux.
 
 use smallvec::SmallVec;
 
@@ -12,8 +12,10 @@ use crate::ids::{BootUuid, BrickUuid, Epoch, ImageUuid, Incarnation, ShardIndex,
 use crate::limits::{ADDRESS_BYTES_MAX, DATA_BLOCKS_MAX, HEALS_REMEMBERED, SHARD_SHIFT_MAX, SHARD_SHIFT_MIN};
 use crate::register::{put_epoch, read_epoch};
 
+mod dummy;
 mod membership;
 
+pub use dummy::{DummyWrite, DummyWrites};
 pub use membership::{Adopt, Retire, Stamp};
 
 /// `Attach`: the header's image handle stands for this image from now on, on this connection.

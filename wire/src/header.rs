@@ -83,8 +83,6 @@ byte_enum! {
 
         /// Writes blocks of one shard.
         Write = 32,
-        /// A write without its data: marks the blocks dirty, on an arbiter.
-        DummyWrite = 33,
         /// Reads blocks of one shard.
         Read = 34,
         /// Makes all completed writes of an image on this core durable.
@@ -102,9 +100,11 @@ byte_enum! {
         Verify = 40,
         /// Lists blocks on this core that were found bad and not written since.
         BadRead = 41,
-
         /// Blocks of one shard in which another copy differs, for the holder to judge; from whoever compared them.
         Suspect = 42,
+        /// Writes without their data: marks the blocks dirty and keeps their CRCs, on an arbiter. See
+        /// [`crate::body::DummyWrites`].
+        DummyWrites = 43,
 
         /// Tells a stale brick to fetch blocks from a good one. See [`crate::body::Pull`].
         Pull = 48,
@@ -231,8 +231,7 @@ pub struct Header {
     pub aux_bytes: u32,
     /// Length of the data part, whole blocks.
     pub data_bytes: u32,
-    /// CRC32C of the first block written or read (of a dummy write, too: it carries CRCs without the data);
-    /// zero in other frames.
+    /// CRC32C of the first block written or read; zero in other frames.
     pub first_crc: u32,
     /// Requests: the flush generation. Zero in replies.
     pub generation: Generation,

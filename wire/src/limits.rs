@@ -38,6 +38,11 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// Longest peer address in a pull.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
+/// Writes that one frame tells an arbiter of.
+pub const DUMMY_WRITES_MAX: usize = 64;
+/// Blocks of those writes.
+pub const DUMMY_BLOCKS_MAX: usize = 1024;
+
 /// Bricks in one replica group: a [`crate::ids::BrickSet`] is a byte.
 pub const GROUP_BRICKS_MAX: usize = 8;
 /// Replica groups in one volume.
@@ -49,13 +54,17 @@ pub const LANES_MAX: u16 = 256;
 /// Cores of one brick.
 pub const CORES_MAX: u16 = 256;
 
-/// Version 2 pulls CRCs where 1 compared by them. The hello carries a range so that a later one can talk to this one.
-pub const PROTOCOL_VERSION: u16 = 2;
+/// Version 2 pulls CRCs where 1 compared by them; since 3 a frame tells an arbiter of many writes. The hello carries a range
+/// so that a later one can talk to this one.
+pub const PROTOCOL_VERSION: u16 = 3;
 
 const _: () = assert!(BLOCK_SIZE == 1 << BLOCK_SHIFT);
 const _: () = assert!(DATA_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
 // The CRCs of the largest write, its trailer included, fit in aux.
 const _: () = assert!(DATA_BLOCKS_MAX as usize * 4 + 4 <= AUX_BYTES_MAX);
+// So do those of all writes of which an arbiter is told at once, among them the largest.
+const _: () = assert!(DUMMY_WRITES_MAX * 8 + DUMMY_BLOCKS_MAX * 4 + 4 <= AUX_BYTES_MAX);
+const _: () = assert!(DATA_BLOCKS_MAX as usize <= DUMMY_BLOCKS_MAX);
 // The hashes of the largest compared range fit in aux.
 const _: () = assert!(DATA_BLOCKS_MAX as usize * 8 + 64 <= AUX_BYTES_MAX);
 // The bitmap of the largest shard fits in aux beside an address.

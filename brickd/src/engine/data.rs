@@ -1,5 +1,4 @@
-//! Writes, dummy writes and reads of one shard's blocks, and `Clean`. What a dummy write leaves on an arbiter are dirty
-//! bits and CRCs.
+//! Writes and reads of one shard's blocks, and `Clean`.
 //!
 //! A write's dirty bits are set before anything of it can reach the disk, and stay if it fails: the other
 //! bricks may have applied it. The shard is in the activity log before anything reaches the disk (rule I2). Its
@@ -60,26 +59,6 @@ impl Engine {
         Ok(None)
     }
 
-    /// `DummyWrite`: the arbiter's part of a write.
-    pub(super) fn dummy_write(&mut self, id: ConnectionId, frame: Frame) -> Outcome {
-        let header = frame.header;
-        self.require_role(Role::Arbiter)?;
-        let target = self.fenced_shard(id, &header)?;
-        let count = usize::from(target.blocks.count);
-        if count == 0 || frame.data.is_some() {
-            return Err(Status::Invalid);
-        }
-        let crcs = read_crcs(&header, &frame.aux, count).map_err(|_| Status::Invalid)?;
-        let any_new = self.dirty.insert(target.key, target.blocks, header.epoch.session, header.generation);
-        self.bits_set(target.key, any_new);
-        if self.is_active(target.key) && self.record_at_once(target.key, target.blocks, &crcs) {
-            return Ok(Some(Status::Ok.into()));
-        }
-        let token = self.open_request(id, header, Some(target.key.0));
-        self.start_task(token, target, Access::Exclusive, Work::DummyWrite(crcs));
-        Ok(None)
-    }
-
     /// `Read`.
     pub(super) fn read(&mut self, id: ConnectionId, header: Header) -> Outcome {
         self.require_role(Role::Data)?;
@@ -128,19 +107,6 @@ impl Engine {
         self.mark_issued(token);
         let offset_bytes = target.blocks.offset_bytes();
         self.task_disk(token, DiskRequest::Write { slot, offset_bytes, buffer });
-    }
-
-    pub(super) fn advance_dummy_write(&mut self, token: Token) {
-        if !self.passes_fence(token) || !self.task_activity(token) || !self.task_page_alone(token) {
-            return;
-        }
-        let task = self.task(token);
-        let Target { key, blocks, .. } = task.target;
-        let Work::DummyWrite(crcs) = &mut task.work else { unreachable!("dispatched by kind") };
-        let crcs = std::mem::take(crcs);
-        self.witness.record(key, blocks, crcs);
-        self.end_task(token);
-        self.answer(token, Status::Ok.into());
     }
 
     pub(super) fn write_done(&mut self, token: Token, result: Result<Buffer, Status>) {

@@ -7,7 +7,7 @@ use brick_wire::body::{Adopt, Attach, Pull, PullRead, Retire, Stamp};
 use brick_wire::cursor::{Body, BodyError};
 use brick_wire::placement::{core_of, lane_of};
 use brick_wire::register::{RegisterEntry, RegisterKey, RegisterListRequest};
-use brick_wire::{Epoch, Header, ImageUuid, Opcode, Status};
+use brick_wire::{BlockRange, Epoch, Header, ImageUuid, Opcode, ShardIndex, Status};
 
 use super::flush::SyncTarget;
 use super::registers::Change;
@@ -74,7 +74,7 @@ impl Engine {
             }
             Opcode::HealHistory => Ok(Some(Reply::body(self.joins.history(self.now).to_bytes()))),
             Opcode::Write => self.write(id, frame),
-            Opcode::DummyWrite => self.dummy_write(id, frame),
+            Opcode::DummyWrites => self.dummy_writes(id, frame),
             Opcode::Read => self.read(id, header),
             Opcode::Flush => self.flush(id, header),
             Opcode::Clean => self.clean(id, &header),
@@ -163,19 +163,24 @@ impl Engine {
     /// The same, and the shard that the header names: on this core, with its blocks inside.
     pub(super) fn fenced_shard(&self, id: ConnectionId, header: &Header) -> Result<Target, Status> {
         let attach = self.fenced_image(id, header)?;
-        self.target_of(attach, header)
+        self.target_of(attach, header.shard, header.blocks)
     }
 
-    /// The shard that the header names, if it is on this core and has the blocks.
-    pub(super) fn target_of(&self, attach: Attach, header: &Header) -> Result<Target, Status> {
-        let key = (attach.image, header.shard);
+    /// A shard of an attached image, if it is on this core and has the blocks.
+    pub(super) fn target_of(
+        &self,
+        attach: Attach,
+        shard: ShardIndex,
+        blocks: BlockRange,
+    ) -> Result<Target, Status> {
+        let key = (attach.image, shard);
         let lane = lane_of(key.0, key.1, self.config.lanes);
         let shard_bytes = 1 << attach.shard_shift;
-        let end_bytes = header.blocks.offset_bytes() + header.blocks.bytes() as u64;
+        let end_bytes = blocks.offset_bytes() + blocks.bytes() as u64;
         if core_of(lane, self.config.cores) != self.config.core || end_bytes > shard_bytes {
             return Err(Status::Invalid);
         }
-        Ok(Target { key, shard_bytes, blocks: header.blocks })
+        Ok(Target { key, shard_bytes, blocks })
     }
 
     /// What a write to a shard has to make durable.

@@ -32,6 +32,7 @@ mod admission;
 mod broadcast;
 mod data;
 mod dirty;
+mod dummy;
 mod fence;
 mod files;
 mod flush;

@@ -15,6 +15,7 @@ use brick_wire::{
     ConnectionGeneration, Epoch, Flags, Header, ImageHandle, ImageUuid, Opcode, SessionId, Status,
 };
 
+use super::dummy::DummyFrame;
 use super::{Action, CloseReason, ConnectionId, CoreMessage, Engine, Frame, Peer, Standing, Token, TokenMap};
 use crate::buffer::Buffer;
 
@@ -45,6 +46,8 @@ pub(super) struct OpenRequest {
     pub(super) fenced_image: Option<ImageUuid>,
     /// It can't be taken back any more.
     pub(super) issued: bool,
+    /// Its answer is one to this request (see `dummy`).
+    pub(super) part_of: Option<Token>,
 }
 
 /// Connections and unanswered requests.
@@ -52,6 +55,8 @@ pub(super) struct OpenRequest {
 pub(super) struct Requests {
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     pub(super) open: TokenMap<OpenRequest>,
+    /// Those that consist of others.
+    pub(super) dummy_frames: TokenMap<DummyFrame>,
     /// Lowest generation that each session may still use here. Protects against a connection that was
     /// admitted before its session was dropped, but handed over to this core after.
     floors: BTreeMap<SessionId, ConnectionGeneration>,
@@ -250,7 +255,15 @@ impl Engine {
             self.requests.connections.get_mut(&connection).expect("requests come from live connections");
         peer.unanswered += 1;
         let (session, generation) = (peer.hello.session, peer.hello.generation);
-        let request = OpenRequest { connection, session, generation, header, fenced_image, issued: false };
+        let request = OpenRequest {
+            connection,
+            session,
+            generation,
+            header,
+            fenced_image,
+            issued: false,
+            part_of: None,
+        };
         self.requests.open.insert(token, request);
         token
     }
@@ -278,7 +291,10 @@ impl Engine {
         if let Some(connection) = self.requests.connections.get_mut(&request.connection) {
             connection.unanswered -= 1;
         }
-        self.reply(request.connection, &request.header, reply);
+        match request.part_of {
+            Some(frame) => self.dummy_part_answered(frame, reply.status),
+            None => self.reply(request.connection, &request.header, reply),
+        }
     }
 
     /// Sends the reply to a request; vanishes if the connection is closed.

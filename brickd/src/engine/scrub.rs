@@ -78,7 +78,7 @@ impl Engine {
         if self.removals.contains(attach.image) {
             return Err(Status::Busy);
         }
-        let target = self.target_of(attach, &header)?;
+        let target = self.target_of(attach, header.shard, header.blocks)?;
         if target.blocks.count == 0 {
             return Err(Status::Invalid);
         }
@@ -158,7 +158,7 @@ impl Engine {
     /// `Suspect`: somebody found that another copy differs. It is kept for the holder.
     pub(super) fn suspect(&mut self, id: ConnectionId, header: &Header) -> Outcome {
         let attach = self.attached(id, header.image)?;
-        let target = self.target_of(attach, header)?;
+        let target = self.target_of(attach, header.shard, header.blocks)?;
         if self.fences.record(attach.image).is_none() {
             return Err(Status::NotFound);
         }

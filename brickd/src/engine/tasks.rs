@@ -34,7 +34,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) enum Work {
     Write(WriteTask),
-    /// An arbiter's, with its CRCs.
+    /// See `dummy`; with its CRCs.
     DummyWrite(Crcs),
     Read(ReadTask),
     SourceRead(Box<SourceRead>),

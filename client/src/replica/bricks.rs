@@ -1,7 +1,10 @@
 //! What the core knows of one brick of its group.
 
+use std::collections::BTreeMap;
+
 use brick_wire::{BrickIndex, BrickSet, CoreIndex, Epoch, Incarnation, Timestamp};
 
+use super::dummy::Held;
 use super::gather::Heal;
 use super::interface::LinkInfo;
 use super::vouch::Vouch;
@@ -27,6 +30,8 @@ pub(super) struct Brick {
     pub(super) heal: Option<Heal>,
     /// An arbiter's: what its CRCs are worth.
     pub(super) vouch: Vouch,
+    /// An arbiter's: what its cores are to be told.
+    pub(super) held: BTreeMap<CoreIndex, Held>,
     /// Not before this is a new attempt to heal it made.
     pub(super) heal_after: Timestamp,
     /// Consecutive attempts that failed; the pause doubles with each.

@@ -191,6 +191,8 @@ impl Group {
 
     /// Writes sent from now on belong to the next generation.
     fn start_flush(&mut self) -> Covers {
+        // So that the arbiter's answers are there when the flush is done, and CLEAN isn't held up by them.
+        self.send_all_held();
         let in_flight = self.operations.values().filter_map(|operation| match &operation.kind {
             Kind::Write(write) => write.generation(),
             Kind::Pull(pull) => pull.generation(),
@@ -361,7 +363,7 @@ impl Group {
     /// Whether a brick hasn't answered a clean yet: the closed record's prepare would overtake it on the
     /// other cores, and its bits would stay.
     fn is_cleaning(&self) -> bool {
-        let cleaning = |brick| self.pending.any(brick, |purpose| purpose == Purpose::Clean);
+        let cleaning = |brick| self.pending.any(brick, |purpose| *purpose == Purpose::Clean);
         self.linked().iter().any(cleaning)
     }
 

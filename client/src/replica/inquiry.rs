@@ -49,7 +49,7 @@ impl Group {
         for brick in asked.iter() {
             let mut header = self.data_header(Opcode::Verify);
             (header.shard, header.blocks, header.flags) = (shard, blocks, flags);
-            self.send(brick, self.core_for(brick, shard), header, purpose);
+            self.send(brick, self.core_for(brick, shard), header, purpose.clone());
         }
     }
 

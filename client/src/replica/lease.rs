@@ -45,7 +45,7 @@ impl Group {
     /// that serve data.
     pub(super) fn renew(&mut self) {
         for brick in self.ready().iter() {
-            if !self.pending.any(brick, |purpose| purpose == Purpose::Renew) {
+            if !self.pending.any(brick, |purpose| *purpose == Purpose::Renew) {
                 for core in self.brick(brick).cores() {
                     self.send_renewal(brick, core);
                 }

@@ -9,7 +9,7 @@
 //! [`Group::poll_timeout`] says.
 //!
 //! The life of a write, by file: [`group`] takes the request, `admit` orders it behind overlapping ones,
-//! `write` sends it to the in-sync bricks and the arbiter and decides when it is complete, `epoch` moves
+//! `write` sends it to the in-sync bricks and decides when it is complete, `dummy` tells the arbiter, `epoch` moves
 //! the group to a new epoch when a brick fails, `heal` brings that brick back, `flush` makes it durable
 //! and lets the bricks forget that they might differ. `read` asks one good copy, which `balance` picks;
 //! `repair` mends what that copy finds rotten. `settled` says when none of that is under way.
@@ -18,6 +18,7 @@ mod admit;
 mod balance;
 mod bricks;
 mod catch_up;
+mod dummy;
 mod epoch;
 mod flush;
 mod gather;

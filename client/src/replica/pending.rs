@@ -12,7 +12,7 @@ use super::admit::OperationKey;
 use super::balance::ReadShare;
 
 /// What a reply will be about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The read of an epoch register before the vote (rule R4).
     PreVote,
@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     CatchUpAccept(Epoch),
     /// Part of a write.
     Write(OperationKey),
+    /// An arbiter's part of these writes.
+    DummyWrites(Vec<OperationKey>),
     /// A write sent to a brick outside S.
     Follow(OperationKey, ShardIndex, BlockRange),
     /// A read, and what it costs.
@@ -65,7 +67,7 @@ pub(super) enum Purpose {
     DeclareBlank,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending {
     pub(super) purpose: Purpose,
     pub(super) sent_at: Timestamp,
@@ -114,7 +116,7 @@ impl PendingTable {
     }
 
     /// Whether a request to `brick` fits.
-    pub(super) fn any(&self, brick: BrickIndex, matches: impl Fn(Purpose) -> bool) -> bool {
-        self.bricks[usize::from(brick.0)].values().any(|pending| matches(pending.purpose))
+    pub(super) fn any(&self, brick: BrickIndex, matches: impl Fn(&Purpose) -> bool) -> bool {
+        self.bricks[usize::from(brick.0)].values().any(|pending| matches(&pending.purpose))
     }
 }

@@ -59,7 +59,7 @@ impl Group {
     /// With [`Flags::SUSPECT`]: or was told of suspicious ones (`judge`).
     pub(super) fn ask_for_bad_blocks(&mut self, brick: BrickIndex, core: CoreIndex, flags: Flags) {
         let purpose = Purpose::BadRead(core, flags);
-        let asked = self.pending.any(brick, |pending| pending == purpose);
+        let asked = self.pending.any(brick, |pending| *pending == purpose);
         if matches!(self.phase, Phase::Serving) && self.ready().contains(brick) && !asked {
             let header = Header { flags, ..self.data_header(Opcode::BadRead) };
             self.send(brick, core, header, purpose);

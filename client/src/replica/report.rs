@@ -89,6 +89,7 @@ impl Group {
                 next = Some(next.map_or(at, |other| other.min(at)));
             }
         };
+        consider(self.held_until);
         let silence_max = self.silence_max();
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));

@@ -13,8 +13,9 @@
 
 use std::collections::BTreeMap;
 
-use brick_wire::body::{VerifyReply, put_crcs};
+use brick_wire::body::{Crcs, DummyWrite, DummyWrites, VerifyReply};
 use brick_wire::checksum::UNKNOWN_CRC;
+use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::limits::DATA_BLOCKS_MAX;
 use brick_wire::{
@@ -172,11 +173,10 @@ impl Group {
         if !self.may_send() || !self.ready().contains(arbiter) {
             return self.stop_vouching(arbiter);
         }
-        let mut header = self.data_header(Opcode::DummyWrite);
+        let mut header = self.data_header(Opcode::DummyWrites);
         // Of no write of ours: the next CLEAN drops the bits, whichever flush it follows.
         header.generation = Generation(0);
-        (header.shard, header.blocks) = (shard, blocks);
-        let aux = put_crcs(&mut header, &crcs);
+        let aux = DummyWrites { writes: vec![DummyWrite { shard, blocks, crcs }] }.to_bytes();
         let core = self.core_for(arbiter, shard);
         self.send_frame(arbiter, core, Frame::new(header, aux, Bytes::new()), Purpose::CopyWrite(key));
     }
@@ -322,7 +322,7 @@ impl Group {
 
 /// The CRCs in which all copies agree that can vouch for the block, if two do or the arbiter knew that one already;
 /// elsewhere that of a block nobody knows.
-fn agreed(blocks: BlockRange, answers: &BTreeMap<BrickIndex, VerifyReply>, arbiter: BrickIndex) -> Vec<u32> {
+fn agreed(blocks: BlockRange, answers: &BTreeMap<BrickIndex, VerifyReply>, arbiter: BrickIndex) -> Crcs {
     let crc = |(index, block): (usize, u16)| {
         let copies =
             answers.iter().filter(|(brick, answer)| **brick != arbiter && !answer.bad.contains(block));
@@ -352,12 +352,12 @@ mod tests {
         let ignorant = VerifyReply { unknown: BlockRange::new(1, 3).into(), ..said(&[0; 3]) };
         let rotten = VerifyReply { bad: BlockRange::new(2, 2).into(), ..said(&[1, 2, 9]) };
         let both = [(0, said(&[1, 2, 4])), (1, said(&[7, 2, 4])), (2, ignorant.clone())];
-        assert_eq!(agreed(&both), [UNKNOWN_CRC, 2, 4]);
+        assert_eq!(agreed(&both)[..], [UNKNOWN_CRC, 2, 4]);
         // A copy of its own, however sure of itself, is no witness for what it holds; with the arbiter it is.
-        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, ignorant.clone())]), [UNKNOWN_CRC; 3]);
-        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, said(&[1, 3, 4]))]), [1, UNKNOWN_CRC, 4]);
+        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, ignorant.clone())])[..], [UNKNOWN_CRC; 3]);
+        assert_eq!(agreed(&[(0, said(&[1, 2, 4])), (2, said(&[1, 3, 4]))])[..], [1, UNKNOWN_CRC, 4]);
         assert_eq!(
-            agreed(&[(0, said(&[1, 2, 4])), (1, rotten), (2, ignorant)]),
+            agreed(&[(0, said(&[1, 2, 4])), (1, rotten), (2, ignorant)])[..],
             [1, UNKNOWN_CRC, UNKNOWN_CRC]
         );
     }

@@ -7,7 +7,7 @@
 //! - I13: a brick outside S that is being healed gets new writes as well, but never one that overlaps a
 //!   write it hasn't answered: that goes onto its list instead.
 
-use brick_wire::body::put_crcs;
+use brick_wire::body::{Crcs, put_crcs};
 use brick_wire::checksum::block_crcs;
 use brick_wire::decode::Frame;
 use brick_wire::{BlockRange, BrickIndex, BrickSet, Flags, Generation, Header, Opcode, ShardIndex, Status};
@@ -25,7 +25,7 @@ const CHECKSUM_RETRIES_MAX: u8 = 8;
 #[derive(Debug)]
 pub(super) struct WriteOperation {
     data: Bytes,
-    crcs: Vec<u32>,
+    crcs: Crcs,
     fua: bool,
     /// The flush generation it was first sent under; none before.
     generation: Option<Generation>,
@@ -90,10 +90,20 @@ impl WriteOperation {
     pub(super) fn generation(&self) -> Option<Generation> {
         self.generation
     }
+
+    /// Of each block.
+    pub(super) fn crcs(&self) -> &Crcs {
+        &self.crcs
+    }
+
+    /// It is on its way to a brick.
+    pub(super) fn note_sent(&mut self, brick: BrickIndex) {
+        self.waiting.insert(brick);
+    }
 }
 
 impl Group {
-    fn write_mut(&mut self, key: OperationKey) -> Option<&mut WriteOperation> {
+    pub(super) fn write_mut(&mut self, key: OperationKey) -> Option<&mut WriteOperation> {
         match &mut self.operations.get_mut(&key)?.kind {
             Kind::Write(write) => Some(write),
             _ => None,
@@ -118,7 +128,11 @@ impl Group {
                 self.note_shard(shard);
             }
             for brick in targets.iter() {
-                self.send_write(brick, key, shard, blocks);
+                if arbiters.contains(brick) {
+                    self.send_dummy_write(brick, key, shard, blocks);
+                } else {
+                    self.send_write(brick, key, shard, blocks);
+                }
             }
             if self.was_sent(key) {
                 self.follow(key, shard, blocks, required);
@@ -128,22 +142,15 @@ impl Group {
     }
 
     fn send_write(&mut self, brick: BrickIndex, key: OperationKey, shard: ShardIndex, blocks: BlockRange) {
-        let frame = self.write_frame(brick, key, shard, blocks);
-        self.write_mut(key).expect("sent as a write").waiting.insert(brick);
+        let frame = self.write_frame(key, shard, blocks);
+        self.write_mut(key).expect("sent as a write").note_sent(brick);
         let core = self.core_for(brick, shard);
         self.send_frame(brick, core, frame, Purpose::Write(key));
     }
 
-    /// The frame for one brick: the payload, or for an arbiter only its checksums.
-    fn write_frame(
-        &self,
-        brick: BrickIndex,
-        key: OperationKey,
-        shard: ShardIndex,
-        blocks: BlockRange,
-    ) -> Frame {
-        let arbiter = self.config.arbiters().contains(brick);
-        let mut header = self.data_header(if arbiter { Opcode::DummyWrite } else { Opcode::Write });
+    /// The frame for a brick with data.
+    fn write_frame(&self, key: OperationKey, shard: ShardIndex, blocks: BlockRange) -> Frame {
+        let mut header = self.data_header(Opcode::Write);
         let Kind::Write(write) = &self.operations[&key].kind else { unreachable!("framed as a write") };
         header.shard = shard;
         header.blocks = blocks;
@@ -152,7 +159,7 @@ impl Group {
             header.flags = Flags::FUA;
         }
         let aux = put_crcs(&mut header, &write.crcs);
-        Frame::new(header, aux, if arbiter { Bytes::new() } else { write.data.clone() })
+        Frame::new(header, aux, write.data.clone())
     }
 
     fn was_sent(&mut self, key: OperationKey) -> bool {
@@ -170,7 +177,7 @@ impl Group {
             let heal = self.brick_mut(brick).heal.as_mut().expect("selected by it");
             if heal.note_write(shard, blocks, ready) {
                 self.write_mut(key).expect("followed as a write").followed.insert(brick);
-                let frame = self.write_frame(brick, key, shard, blocks);
+                let frame = self.write_frame(key, shard, blocks);
                 let core = self.core_for(brick, shard);
                 self.send_frame(brick, core, frame, Purpose::Follow(key, shard, blocks));
             }

@@ -161,6 +161,16 @@ impl Network {
         self.connections.get(&key)
     }
 
+    /// The frames on their way to a brick.
+    pub fn frames_to(&self, brick: BrickIndex) -> impl Iterator<Item = &Frame> {
+        let connections = self.connections.values().filter(move |connection| connection.brick == brick);
+        let packets = connections.flat_map(|connection| &connection.pipes[Side::Called as usize].packets);
+        packets.filter_map(|in_flight| match &in_flight.packet {
+            Packet::Frame(frame) => Some(frame),
+            Packet::End => None,
+        })
+    }
+
     /// Whether packets get through in both directions.
     pub fn is_open_road(&self, key: ConnectionKey) -> bool {
         let Some(connection) = self.connections.get(&key) else { return false };

@@ -7,7 +7,7 @@ use super::*;
 use crate::blocks::BlockRange;
 use crate::header::Opcode;
 use crate::ids::{RequestId, SessionId};
-use crate::limits::{AUX_BYTES_MAX, SHARD_BLOCKS_MAX};
+use crate::limits::{AUX_BYTES_MAX, DUMMY_BLOCKS_MAX, DUMMY_WRITES_MAX, SHARD_BLOCKS_MAX};
 use crate::samples::{
     assert_fixture, assert_hostile, assert_round_trip, block_set_below, brick, damage, epoch, image,
     incarnation, shard_shift, text,
@@ -50,6 +50,19 @@ const DIRTY_PAGE: [u8; 15] = [
     0x05, 0x01, 0x00, 0x00,                         //  7 shard 261
     0x02, 0x00,                                     // 11 2 bytes of bitmap
     0x00, 0x03,                                     // 13 blocks 8, 9
+];
+
+#[rustfmt::skip]
+const DUMMY_WRITES: [u8; 28] = [
+    0x05, 0x01, 0x00, 0x00,                         //  0 shard 261
+    0x07, 0x00,                                     //  4 from block 7
+    0x02, 0x00,                                     //  6 2 blocks
+    0x44, 0x33, 0x22, 0x11,                         //  8 CRC of block 7
+    0x88, 0x77, 0x66, 0x55,                         // 12 CRC of block 8
+    0x02, 0x00, 0x00, 0x00,                         // 16 shard 2
+    0x00, 0x00,                                     // 20 from block 0
+    0x01, 0x00,                                     // 22 1 block
+    0x05, 0x00, 0x00, 0x00,                         // 24 its CRC
 ];
 
 #[rustfmt::skip]
@@ -153,6 +166,32 @@ fn a_dirty_page_stands_as_documented() {
     assert_fixture(&DirtyPage { shards }, &DIRTY_PAGE);
     let shards = vec![ShardIndex(2), ShardIndex(261)];
     assert_fixture(&ShardPage { shards }, &[2, 0, 0, 0, 5, 1, 0, 0]);
+}
+
+fn dummy(shard: u32, first: u16, crcs: &[u32]) -> DummyWrite {
+    let blocks = BlockRange::new(first, crcs.len() as u16);
+    DummyWrite { shard: ShardIndex(shard), blocks, crcs: crcs.into() }
+}
+
+#[test]
+fn dummy_writes_stand_as_documented_and_are_bounded() {
+    let writes = vec![dummy(261, 7, &[0x1122_3344, 0x5566_7788]), dummy(2, 0, &[5])];
+    assert_fixture(&DummyWrites { writes }, &DUMMY_WRITES);
+    assert_eq!(DummyWrites::from_bytes(&[]), Err(BodyError::Truncated), "at least one");
+    let refused = |writes: &[u8], count: u16| {
+        let error = BodyError::OutOfRange { field: "dummy.blocks", value: u64::from(count) };
+        assert_eq!(DummyWrites::from_bytes(writes), Err(error));
+    };
+    let one = dummy(2, 0, &[5]);
+    let most = DummyWrites { writes: vec![one.clone(); DUMMY_WRITES_MAX] }.to_bytes();
+    refused(&[&most[..], &most[..12]].concat(), 1);
+    let large = dummy(2, 0, &[5; DATA_BLOCKS_MAX as usize]);
+    let most =
+        DummyWrites { writes: vec![large; DUMMY_BLOCKS_MAX / usize::from(DATA_BLOCKS_MAX)] }.to_bytes();
+    refused(&[&most[..], &DUMMY_WRITES[16..]].concat(), 1);
+    refused(&[2, 0, 0, 0, 0, 0, 0, 0], 0);
+    refused(&[2, 0, 0, 0, 0, 0, 1, 1], 257);
+    refused(&[2, 0, 0, 0, 0xff, 0x3f, 2, 0], 2);
 }
 
 #[test]
@@ -275,6 +314,12 @@ fn verify_reply() -> impl Strategy<Value = VerifyReply> {
         .prop_map(|(bad, unknown, crcs)| VerifyReply { bad, unknown, crcs })
 }
 
+fn dummy_writes() -> impl Strategy<Value = DummyWrites> {
+    let write = (any::<u32>(), 0..=SHARD_BLOCKS_MAX as u16 - 9, vec(any::<u32>(), 1..10));
+    vec(write.prop_map(|(shard, first, crcs)| dummy(shard, first, &crcs)), 1..20)
+        .prop_map(|writes| DummyWrites { writes })
+}
+
 fn shard_page() -> impl Strategy<Value = ShardPage> {
     btree_set(any::<u32>(), 0..20)
         .prop_map(|shards| ShardPage { shards: shards.into_iter().map(ShardIndex).collect() })
@@ -314,6 +359,7 @@ proptest! {
         read in pull_read(),
         reply in pull_read_reply(),
         verified in verify_reply(),
+        dummies in dummy_writes(),
         attach in (image(), shard_shift()),
         history in heal_history(),
         counters in any::<[u64; 8]>(),
@@ -324,6 +370,7 @@ proptest! {
         assert_round_trip(&read);
         assert_round_trip(&reply);
         assert_round_trip(&verified);
+        assert_round_trip(&dummies);
         assert_round_trip(&Attach { image: attach.0, shard_shift: attach.1 });
         assert_round_trip(&history);
         prop_assert!(history.to_bytes().len() + 4 <= AUX_BYTES_MAX);
@@ -361,6 +408,7 @@ proptest! {
         read in pull_read(),
         reply in pull_read_reply(),
         verified in verify_reply(),
+        dummies in dummy_writes(),
         damage in damage(),
     ) {
         assert_hostile::<DirtyPage>(&damage.apply(dirty.to_bytes()));
@@ -369,6 +417,7 @@ proptest! {
         assert_hostile::<PullRead>(&damage.apply(read.to_bytes()));
         assert_hostile::<PullReadReply>(&damage.apply(reply.to_bytes()));
         assert_hostile::<VerifyReply>(&damage.apply(verified.to_bytes()));
+        assert_hostile::<DummyWrites>(&damage.apply(dummies.to_bytes()));
     }
 
     #[test]
@@ -384,6 +433,7 @@ proptest! {
         assert_hostile::<PullRead>(&bytes);
         assert_hostile::<PullReadReply>(&bytes);
         assert_hostile::<VerifyReply>(&bytes);
+        assert_hostile::<DummyWrites>(&bytes);
     }
 
     #[test]

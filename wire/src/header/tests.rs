@@ -101,7 +101,6 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (22, "BlankClear"),
         (23, "Retire"),
         (32, "Write"),
-        (33, "DummyWrite"),
         (34, "Read"),
         (35, "Flush"),
         (36, "Clean"),
@@ -111,6 +110,7 @@ fn opcodes_and_statuses_keep_their_numbers() {
         (40, "Verify"),
         (41, "BadRead"),
         (42, "Suspect"),
+        (43, "DummyWrites"),
         (48, "Pull"),
         (49, "PullRead"),
     ];

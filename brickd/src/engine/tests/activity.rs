@@ -57,8 +57,8 @@ fn written(brick: &mut Brick, alice: ConnectionId, nth: usize, first: u16) {
 }
 
 fn dummy(brick: &mut Brick, alice: ConnectionId, nth: usize) -> RequestId {
-    let (header, aux) = write_header(EPOCH, shard(nth), 0, &blocks(1, 1));
-    brick.send(alice, Header { opcode: Opcode::DummyWrite, ..header }, aux, None)
+    let (header, aux) = dummy_writes(EPOCH, &[(shard(nth), 0, &blocks(1, 1))]);
+    brick.send(alice, header, aux, None)
 }
 
 fn clean(brick: &mut Brick, alice: ConnectionId) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use brick_wire::body::{Attach, put_crcs};
+use brick_wire::body::{Attach, Crcs, DummyWrite, DummyWrites, put_crcs};
 use brick_wire::checksum::block_crcs;
 use brick_wire::cursor::Body;
 use brick_wire::handshake::{Hello, PeerKind, Welcome};
@@ -443,6 +443,16 @@ pub fn write_header(epoch: Epoch, shard: ShardIndex, first: u16, data: &[u8]) ->
     let crcs: Vec<u32> = block_crcs(data).collect();
     let aux = put_crcs(&mut header, &crcs);
     (header, aux)
+}
+
+/// A frame that tells an arbiter of writes: shard, first block and data of each.
+pub fn dummy_writes(epoch: Epoch, writes: &[(ShardIndex, u16, &[u8])]) -> (Header, Vec<u8>) {
+    let writes = writes.iter().map(|(shard, first, data)| {
+        let crcs: Crcs = block_crcs(data).collect();
+        DummyWrite { shard: *shard, blocks: BlockRange::new(*first, crcs.len() as u16), crcs }
+    });
+    let body = DummyWrites { writes: writes.collect() };
+    (Header { epoch, generation: Generation(1), ..request(Opcode::DummyWrites) }, body.to_bytes())
 }
 
 /// Whether it writes blocks of a shard, not its page of CRCs.

@@ -5,6 +5,7 @@ mod activity;
 mod admission;
 mod adopting;
 mod data;
+mod dummy;
 mod fencing;
 mod flushing;
 mod harness;

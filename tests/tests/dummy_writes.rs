@@ -1,0 +1,101 @@
+//! Scripted stories about what an arbiter is told of writes, and when.
+
+use brick_tests::sim::scenario::{ARBITERED, Scenario};
+use brick_wire::body::DummyWrites;
+use brick_wire::cursor::Body;
+use brick_wire::{BrickIndex, Opcode, SessionId};
+
+const ARBITER: u8 = 2;
+/// Writes of which one frame tells.
+const GATHERED: usize = 32;
+
+/// An open image, and nothing on the way from its client to the arbiter from now on.
+fn with_requests_blocked() -> (Scenario, SessionId) {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.pause(100);
+    scenario.block_requests(0, usize::from(ARBITER), true);
+    (scenario, id)
+}
+
+/// How many writes each frame tells of that waits on the way to the arbiter.
+fn told(scenario: &Scenario) -> Vec<usize> {
+    let frames = scenario.world.network.frames_to(BrickIndex(ARBITER));
+    let dummies = frames.filter(|frame| frame.header.opcode == Opcode::DummyWrites);
+    dummies.map(|frame| DummyWrites::from_bytes(&frame.aux).expect("our own").writes.len()).collect()
+}
+
+/// Writes a block of shard 0 each at the same time, and waits for none.
+fn write_all(scenario: &mut Scenario, id: SessionId, blocks: std::ops::Range<u16>) {
+    for block in blocks {
+        scenario.begin_write(id, 0, block);
+    }
+}
+
+/// arbiter: both copies are good. No write waits for it, and it is told of many at once.
+#[test]
+fn an_arbiter_is_told_of_many_writes_at_once() {
+    let (mut scenario, id) = with_requests_blocked();
+    write_all(&mut scenario, id, 0..GATHERED as u16 + 8);
+    assert_eq!(told(&scenario), [GATHERED], "no more than so many are kept back");
+    scenario.pause(5);
+    assert_eq!(told(&scenario), [GATHERED, 8], "nor are they for long");
+    scenario.write(id, 0, 100);
+    scenario.block_requests(0, usize::from(ARBITER), false);
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// arbiter: a flush. The arbiter hears of the writes before it, so that their dirty bits can go.
+#[test]
+fn a_flush_takes_along_what_the_arbiter_has_to_be_told() {
+    let (mut scenario, id) = with_requests_blocked();
+    for block in 0..8 {
+        scenario.write(id, 0, block);
+    }
+    let before: usize = told(&scenario).iter().sum();
+    assert!(before < 8, "the last ones are kept back: {before}");
+    scenario.try_flush(id).unwrap();
+    assert_eq!(told(&scenario).iter().sum::<usize>(), 8);
+    scenario.block_requests(0, usize::from(ARBITER), false);
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// arbiter: one copy is gone. Each write needs the arbiter's answer, and tells it at once.
+#[test]
+fn a_write_that_needs_the_arbiter_tells_it_at_once() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.write(id, 0, 0);
+    scenario.pause(100);
+    scenario.block_requests(0, usize::from(ARBITER), true);
+    write_all(&mut scenario, id, 0..4);
+    assert_eq!(told(&scenario), [1; 4]);
+    scenario.block_requests(0, usize::from(ARBITER), false);
+    scenario.start(1);
+    scenario.until_healthy(id);
+    scenario.end(id);
+}
+
+/// arbiter: it dies while writes are kept back for it. They complete, and it learns of them when it is back.
+#[test]
+fn an_arbiter_that_is_back_learns_what_was_kept_back() {
+    let mut scenario = Scenario::new(&ARBITERED);
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.pause(3000);
+    let writes = [1, 2, 3].map(|block| scenario.begin_write(id, 0, block));
+    assert_eq!(told(&scenario), [0; 0]);
+    scenario.kill(ARBITER);
+    for (request, _) in writes {
+        scenario.answer(id, request).unwrap();
+    }
+    scenario.start(ARBITER);
+    scenario.pause(3000);
+    // It would judge by what it knew before if it hadn't heard: the check at the end compares that with the copies.
+    scenario.end(id);
+}
