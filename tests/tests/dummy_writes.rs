@@ -1,6 +1,11 @@
 //! Scripted stories about what an arbiter is told of writes, and when.
 
-use brick_tests::sim::scenario::{ARBITERED, Scenario};
+use brick_client::replica::GroupError;
+use brick_tests::sim::config::Config;
+use brick_tests::sim::log::Recording;
+use brick_tests::sim::random::Random;
+use brick_tests::sim::scenario::{ARBITERED, Scenario, is_error};
+use brick_tests::sim::world::World;
 use brick_wire::body::DummyWrites;
 use brick_wire::cursor::Body;
 use brick_wire::{BrickIndex, Opcode, SessionId};
@@ -108,6 +113,32 @@ fn an_arbiter_is_told_again_of_what_was_kept_back() {
         scenario.pause(3000);
         scenario.end(id);
     }
+}
+
+/// space: one copy is gone, and the arbiter has no room to note what is written to further shards. The user is told.
+#[test]
+fn a_write_that_the_arbiter_refuses_fails_where_it_is_needed() {
+    let mut config = Config { active_shards_max: 1, ..Config::quiet(&ARBITERED) };
+    config.workload.shards = 12;
+    let mut scenario = Scenario { world: World::new(config, Random::new(7), Recording::Hash) };
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    scenario.kill(1);
+    scenario.write(id, 0, 0);
+    scenario.world.brick(BrickIndex(ARBITER)).full = true;
+    let answers: Vec<_> = (1..12).map(|shard| scenario.try_write(id, shard, 0)).collect();
+    let is_refused = |error: &GroupError| matches!(error, GroupError::NoSpace | GroupError::Io);
+    let refused = answers.iter().filter(|answer| is_error(answer, is_refused)).count();
+    let done = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!(refused > 0 && refused + done == answers.len(), "{answers:?}");
+    scenario.world.brick(BrickIndex(ARBITER)).full = false;
+    scenario.start(1);
+    scenario.until_healthy(id);
+    for shard in 0..12 {
+        scenario.write(id, shard, 0);
+    }
+    scenario.pause(3000);
+    scenario.end(id);
 }
 
 fn break_connections(scenario: &mut Scenario, brick: BrickIndex) {

@@ -23,7 +23,7 @@ struct Part {
 
 const PARTS: [Part; 2] = [
     Part { name: "bricks", functions: "*Engine*handle_event*", write_max: 42_000, read_max: 21_300 },
-    Part { name: "client", functions: "*replica*Group*handle_*", write_max: 24_000, read_max: 12_000 },
+    Part { name: "client", functions: "*replica*Group*handle_*", write_max: 15_500, read_max: 12_400 },
 ];
 
 /// instructions: single requests on a healthy image.

@@ -83,6 +83,7 @@ byte_enum! {
 
         /// Writes blocks of one shard.
         Write = 32,
+        // 33 was one dummy write, up to version 2.
         /// Reads blocks of one shard.
         Read = 34,
         /// Makes all completed writes of an image on this core durable.

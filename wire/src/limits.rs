@@ -39,7 +39,7 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
 /// Writes that one frame tells an arbiter of.
-pub const DUMMY_WRITES_MAX: usize = 64;
+pub const DUMMY_WRITES_MAX: usize = 32;
 /// Blocks of those writes.
 pub const DUMMY_BLOCKS_MAX: usize = 1024;
 

@@ -3,7 +3,7 @@
 //! Dirty bits live in memory; the log bounds what a crash can make the brick forget. After one, the dirty
 //! map is what was saved last, and every block of the shards in the tables. That is right as long as
 //! - a task *holds* its shard, which only a durable table can give it, from before its first write until
-//!   it ends (an arbiter's until its answer), and
+//!   it ends (a dummy write that takes effect at once holds nothing), and
 //! - a shard leaves the table only when nothing holds it and none of its bits would be lost: they are
 //!   clear, or a [`DiskRequest::SaveDirty`] that began after the last of them was set has ended well; and when its
 //!   page of CRCs is durable (`witness`), which it is together with all data written to its file before.

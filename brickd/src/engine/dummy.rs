@@ -2,8 +2,9 @@
 //!
 //! A frame tells of many writes. Those whose shard is active (rule I2) and whose page of CRCs is in memory take effect at
 //! once; each of the others becomes a *part*, a request and a task of its own. The frame is answered when all of its parts
-//! are, with the first refusal among them if there is one: some of its writes may be in effect then, which costs
-//! comparisons, and no more. Writes to the same blocks take effect in the order in which they came: a part claims its
+//! are in effect, or at once when one is refused: before anybody can ask here for what a refused write didn't change. Other
+//! writes of the frame may be in effect then, or come into effect, and the frame stays open for those who wait for them to
+//! end. Writes to the same blocks take effect in the order in which they came: a part claims its
 //! blocks, and nothing happens at once to blocks that are claimed.
 
 use brick_wire::body::{Crcs, DummyWrite, DummyWrites};
@@ -11,7 +12,7 @@ use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
 use brick_wire::{Header, ImageUuid, Role, Status};
 
-use super::requests::Outcome;
+use super::requests::{OpenRequest, Outcome};
 use super::tasks::{Target, Work};
 use super::{ConnectionId, Engine, Frame, Token};
 
@@ -19,7 +20,8 @@ use super::{ConnectionId, Engine, Frame, Token};
 #[derive(Debug)]
 pub(super) struct DummyFrame {
     parts_left: usize,
-    status: Status,
+    /// And that was answered.
+    is_refused: bool,
 }
 
 impl Engine {
@@ -67,24 +69,28 @@ impl Engine {
         self.answer(token, Status::Ok.into());
     }
 
-    /// A part is answered; the last one answers the frame.
+    /// A part is answered. The first refusal answers the frame, else the last part does.
     pub(super) fn dummy_part_answered(&mut self, frame: Token, status: Status) {
         let state = self.requests.dummy_frames.get_mut(&frame).expect("frames outlive their parts");
         state.parts_left -= 1;
-        if state.status == Status::Ok {
-            state.status = status;
+        let is_last = state.parts_left == 0;
+        if status != Status::Ok && !std::mem::replace(&mut state.is_refused, true) {
+            let OpenRequest { connection, header, .. } = self.requests.open[&frame];
+            self.reply(connection, &header, status.into());
         }
-        if state.parts_left == 0 {
-            let status = state.status;
-            self.requests.dummy_frames.remove(&frame);
-            self.answer(frame, status.into());
+        if is_last {
+            let is_refused = self.requests.dummy_frames.remove(&frame).is_none_or(|state| state.is_refused);
+            let request = self.close_request(frame);
+            if !is_refused {
+                self.reply(request.connection, &request.header, Status::Ok.into());
+            }
         }
     }
 
     /// Its parts can be taken back; it can't, and is answered when they are.
     fn open_dummy_frame(&mut self, id: ConnectionId, header: Header, image: ImageUuid) -> Token {
         let token = self.open_issued(id, header, Some(image));
-        self.requests.dummy_frames.insert(token, DummyFrame { parts_left: 0, status: Status::Ok });
+        self.requests.dummy_frames.insert(token, DummyFrame { parts_left: 0, is_refused: false });
         token
     }
 }

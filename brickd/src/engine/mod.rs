@@ -8,7 +8,7 @@
 //! One engine runs on each core. Core 0's also keeps the registers and admits connections; it reaches the
 //! other cores by [`CoreMessage`] only, delivered in order per pair of cores and never lost.
 //!
-//! The life of a request: `frames` finds its handler; `data`, `pull` and `pull_source` make a task of it
+//! The life of a request: `frames` finds its handler; `data`, `dummy`, `pull` and `pull_source` make a task of it
 //! (`tasks`), which claims its blocks, waits until its shard is in the activity log (`activity`), gets a
 //! buffer, an open file (`files`) and the CRCs of its blocks (`witness`), checks the fence a second time
 //! (`fence`) and goes to disk. Everything waited for wakes a task by its token, and a woken task checks all its conditions again, so a wake-up too

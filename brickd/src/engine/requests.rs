@@ -2,9 +2,10 @@
 //!
 //! A request is *queued* until its first disk operation is issued (`issued`). Queued requests can be taken
 //! back at any time; issued ones can't, so fencing and session changes wait for them. A connection that
-//! ends takes its queued requests with it, its issued ones are finished and their answers vanish.
+//! ends takes its queued requests with it, its issued ones are finished and their answers vanish. A frame of dummy writes
+//! counts as issued, and its parts are queued (`dummy`).
 //!
-//! Peers: a connection with more than [`REQUESTS_PER_CONNECTION_MAX`] unanswered requests is closed.
+//! Peers: a connection with more than [`REQUESTS_PER_CONNECTION_MAX`] unanswered requests is closed. Each part is one.
 
 use std::collections::BTreeMap;
 
@@ -287,14 +288,20 @@ impl Engine {
 
     /// Answers an open request and forgets it.
     pub(super) fn answer(&mut self, token: Token, reply: Reply) {
-        let request = self.requests.open.remove(&token).expect("a request is answered once");
-        if let Some(connection) = self.requests.connections.get_mut(&request.connection) {
-            connection.unanswered -= 1;
-        }
+        let request = self.close_request(token);
         match request.part_of {
             Some(frame) => self.dummy_part_answered(frame, reply.status),
             None => self.reply(request.connection, &request.header, reply),
         }
+    }
+
+    /// Forgets an open request.
+    pub(super) fn close_request(&mut self, token: Token) -> OpenRequest {
+        let request = self.requests.open.remove(&token).expect("a request is answered once");
+        if let Some(connection) = self.requests.connections.get_mut(&request.connection) {
+            connection.unanswered -= 1;
+        }
+        request
     }
 
     /// Sends the reply to a request; vanishes if the connection is closed.

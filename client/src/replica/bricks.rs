@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use brick_wire::{BrickIndex, BrickSet, CoreIndex, Epoch, Incarnation, Timestamp};
 
-use super::dummy::Held;
+use super::dummy::Untold;
 use super::gather::Heal;
 use super::interface::LinkInfo;
 use super::vouch::Vouch;
@@ -30,8 +30,8 @@ pub(super) struct Brick {
     pub(super) heal: Option<Heal>,
     /// An arbiter's: what its CRCs are worth.
     pub(super) vouch: Vouch,
-    /// An arbiter's: what its cores are to be told.
-    pub(super) held: BTreeMap<CoreIndex, Held>,
+    /// An arbiter's: what its cores are yet to be told.
+    pub(super) untold: BTreeMap<CoreIndex, Untold>,
     /// Not before this is a new attempt to heal it made.
     pub(super) heal_after: Timestamp,
     /// Consecutive attempts that failed; the pause doubles with each.

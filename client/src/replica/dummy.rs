@@ -1,13 +1,15 @@
 //! Dummy writes on their way to an arbiter: many in a frame, and a moment later.
 //!
-//! While the copies that a write needs are a quorum by themselves, it doesn't wait for an arbiter (I3). Then what the
-//! arbiter has to hear is *held* until enough has come together or [`HOLD_TIME`] is over, so that the arbiter wakes once
-//! for many writes. To all rules a held write is one that was sent: the arbiter's answer is awaited, and if the write
-//! completes before it, it is late (`vouch`).
+//! While the copies that a write needs are a quorum by themselves, it doesn't wait for an arbiter (I3). Then the arbiter
+//! is told of it when enough has come together, or after [`TELL_TIME`], so that it wakes once for many writes. To all rules
+//! a write that it is yet to be told of is one that was sent: the answer is awaited, and if the write completes before, it
+//! is late (`vouch`).
 //!
-//! - Whatever else goes to that brick goes behind what is held for it.
-//! - What is held for a core is of one epoch and one generation.
-//! - A write that may need the arbiter's answer isn't held, and takes with it what is.
+//! - Whatever else goes to that brick goes behind what it is yet to be told.
+//! - What one frame tells is of one epoch and one generation.
+//! - A write that needs the arbiter when it is made goes at once, and takes along what is untold.
+//! - A refusal of a frame with several writes may be for any of them, so none is refused: what isn't complete by then is told
+//!   again. A write that needs the arbiter is then in a frame of its own, and the next refusal is for it.
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use brick_wire::body::{DummyWrite, DummyWrites};
 use brick_wire::cursor::Body;
 use brick_wire::decode::Frame;
 use brick_wire::limits::{DUMMY_BLOCKS_MAX, DUMMY_WRITES_MAX};
-use brick_wire::{BlockRange, BrickIndex, CoreIndex, Header, Opcode, ShardIndex};
+use brick_wire::{BlockRange, BrickIndex, CoreIndex, Header, Opcode, ShardIndex, Status};
 use bytes::Bytes;
 
 use super::Group;
@@ -23,23 +25,19 @@ use super::admit::OperationKey;
 use super::group::Phase;
 use super::pending::Purpose;
 
-/// How long a write is held at most: short beside all that people notice, long beside what a write takes.
-const HOLD_TIME: Duration = Duration::from_millis(2);
-/// Writes that are held for a core before they are sent.
-const HELD_WRITES_MAX: usize = 32;
+/// How long a write stays untold at most: short beside all that people notice, long beside what a write takes.
+const TELL_TIME: Duration = Duration::from_millis(2);
 
-const _: () = assert!(HELD_WRITES_MAX <= DUMMY_WRITES_MAX);
-
-/// What a core of an arbiter has to hear.
+/// What a core of an arbiter is yet to be told.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Untold {
     /// The frame's; without the lengths.
     header: Header,
     body: DummyWrites,
     keys: Vec<OperationKey>,
 }
 
-impl Held {
+impl Untold {
     fn takes(&self, header: &Header, blocks: BlockRange) -> bool {
         (self.header.epoch, self.header.generation) == (header.epoch, header.generation)
             && self.body.block_count() + usize::from(blocks.count) <= DUMMY_BLOCKS_MAX
@@ -61,60 +59,84 @@ impl Group {
         header.generation = write.generation().expect("set before it is sent");
         let dummy = DummyWrite { shard, blocks, crcs: write.crcs().clone() };
         let core = self.core_for(arbiter, shard);
-        if self.brick(arbiter).held.get(&core).is_some_and(|held| !held.takes(&header, blocks)) {
-            self.send_held_for(arbiter, core);
+        if self.brick(arbiter).untold.get(&core).is_some_and(|untold| !untold.takes(&header, blocks)) {
+            self.tell_core(arbiter, core);
         }
-        let begun = Held { header, body: DummyWrites::default(), keys: Vec::new() };
-        let held = self.brick_mut(arbiter).held.entry(core).or_insert(begun);
-        held.body.writes.push(dummy);
-        held.keys.push(key);
-        let is_full = held.keys.len() == HELD_WRITES_MAX;
-        self.held_until.get_or_insert(self.now + HOLD_TIME);
-        if is_full || !self.may_hold() {
-            self.send_held_for(arbiter, core);
+        let begun = Untold { header, body: DummyWrites::default(), keys: Vec::new() };
+        let untold = self.brick_mut(arbiter).untold.entry(core).or_insert(begun);
+        untold.body.writes.push(dummy);
+        untold.keys.push(key);
+        let is_full = untold.keys.len() == DUMMY_WRITES_MAX;
+        self.tell_at.get_or_insert(self.now + TELL_TIME);
+        if is_full || !self.can_do_without_arbiters() {
+            self.tell_core(arbiter, core);
         }
     }
 
     /// Whether no write needs an arbiter.
-    fn may_hold(&self) -> bool {
+    fn can_do_without_arbiters(&self) -> bool {
         matches!(self.phase, Phase::Serving) && self.config.is_quorum(self.required())
     }
 
-    /// Sends what was held long enough, and the rest with it.
-    pub(super) fn send_overdue(&mut self) {
-        if self.held_until.is_some_and(|until| self.now >= until) {
-            self.send_all_held();
+    /// When something was untold for long enough, tells it, and the rest with it.
+    pub(super) fn tell_in_time(&mut self) {
+        if self.tell_at.is_some_and(|at| self.now >= at) {
+            self.tell_all();
         }
     }
 
-    /// Sends all that is held.
-    pub(super) fn send_all_held(&mut self) {
-        for arbiter in self.config.arbiters().iter() {
-            self.send_held(arbiter);
-        }
-        self.held_until = None;
+    /// Tells all arbiters everything.
+    pub(super) fn tell_all(&mut self) {
+        self.config.arbiters().iter().for_each(|arbiter| self.tell(arbiter));
     }
 
-    /// Sends what is held for a brick.
-    pub(super) fn send_held(&mut self, brick: BrickIndex) {
-        while let Some((core, _)) = self.brick(brick).held.first_key_value() {
-            self.send_held_for(brick, *core);
+    /// Tells a brick everything that it is yet to be told.
+    pub(super) fn tell(&mut self, brick: BrickIndex) {
+        while let Some((core, _)) = self.brick(brick).untold.first_key_value() {
+            self.tell_core(brick, *core);
         }
     }
 
-    fn send_held_for(&mut self, arbiter: BrickIndex, core: CoreIndex) {
-        let Some(Held { header, body, keys }) = self.brick_mut(arbiter).held.remove(&core) else { return };
+    fn tell_core(&mut self, arbiter: BrickIndex, core: CoreIndex) {
+        let Some(Untold { header, body, keys }) = self.brick_mut(arbiter).untold.remove(&core) else {
+            return;
+        };
         let frame = Frame::new(header, body.to_bytes(), Bytes::new());
-        self.push_frame(arbiter, core, frame, Purpose::DummyWrites(keys));
-        if self.bricks.iter().all(|brick| brick.held.is_empty()) {
-            self.held_until = None;
+        self.send_now(arbiter, core, frame, Purpose::DummyWrites(keys));
+        if self.bricks.iter().all(|brick| brick.untold.is_empty()) {
+            self.tell_at = None;
         }
     }
 
-    /// The link broke: nothing that is held for the brick is sent.
-    pub(super) fn forget_held(&mut self, brick: BrickIndex) {
-        for held in std::mem::take(&mut self.brick_mut(brick).held).into_values() {
-            held.keys.into_iter().for_each(|key| self.undo_write(brick, key));
+    /// The link broke: nothing more is told.
+    pub(super) fn forget_untold(&mut self, brick: BrickIndex) {
+        for untold in std::mem::take(&mut self.brick_mut(brick).untold).into_values() {
+            untold.keys.into_iter().for_each(|key| self.undo_write(brick, key));
         }
+    }
+
+    /// An arbiter has answered.
+    pub(super) fn handle_told(&mut self, arbiter: BrickIndex, mut keys: Vec<OperationKey>, reply: Header) {
+        if reply.status == Status::Ok || keys.len() == 1 {
+            keys.into_iter().for_each(|key| self.handle_written(arbiter, key, reply));
+            return;
+        }
+        keys.retain(|key| !self.settle_late(arbiter, *key, reply.status));
+        // All of them before anything follows from it: a link that is reset forgets what it still knows.
+        keys.iter().for_each(|key| self.undo_write(arbiter, *key));
+        match reply.status {
+            Status::StaleEpoch | Status::AheadEpoch => {
+                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
+                self.note_wrong_epoch(arbiter, reply.status, current);
+            }
+            Status::LeaseExpired
+            | Status::BadChecksum
+            | Status::NoSpace
+            | Status::Io
+            | Status::FlushFailed
+            | Status::Invalid => {}
+            _ => return self.reset_link(arbiter, "it can't write"),
+        }
+        keys.into_iter().for_each(|key| self.drive(key));
     }
 }

@@ -192,7 +192,7 @@ impl Group {
     /// Writes sent from now on belong to the next generation.
     fn start_flush(&mut self) -> Covers {
         // So that the arbiter's answers are there when the flush is done, and CLEAN isn't held up by them.
-        self.send_all_held();
+        self.tell_all();
         let in_flight = self.operations.values().filter_map(|operation| match &operation.kind {
             Kind::Write(write) => write.generation(),
             Kind::Pull(pull) => pull.generation(),

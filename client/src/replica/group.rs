@@ -112,8 +112,8 @@ pub struct Group {
     /// Reads and writes that bricks have answered, and that complete once a renewal has shown that the lease held.
     pub(super) unverified_reads: Vec<(OperationKey, super::read::ReadResult)>,
     pub(super) unverified_writes: BTreeSet<OperationKey>,
-    /// When what is held for arbiters has to leave.
-    pub(super) held_until: Option<Timestamp>,
+    /// When arbiters are told what they are yet to be told.
+    pub(super) tell_at: Option<Timestamp>,
     pub(super) pace: Pace,
     pub(super) read_loads: ReadLoads,
     pub(super) counters: Counters,
@@ -172,7 +172,7 @@ impl Group {
             renew_at: now,
             unverified_reads: Vec::new(),
             unverified_writes: BTreeSet::new(),
-            held_until: None,
+            tell_at: None,
             pace: Pace::new(),
             read_loads: ReadLoads::new(config.image, config.data_bricks()),
             counters: Counters::default(),
@@ -282,9 +282,7 @@ impl Group {
             Purpose::CatchUpPrepare(epoch) => self.handle_catch_up_promise(brick, epoch, reply),
             Purpose::CatchUpAccept(epoch) => self.handle_catch_up_accepted(brick, epoch, status),
             Purpose::Write(key) => self.handle_written(brick, key, reply.header),
-            Purpose::DummyWrites(keys) => {
-                keys.into_iter().for_each(|key| self.handle_written(brick, key, reply.header));
-            }
+            Purpose::DummyWrites(keys) => self.handle_told(brick, keys, reply.header),
             Purpose::Follow(key, shard, blocks) => {
                 self.handle_followed(brick, key, (shard, blocks), reply.header);
             }
@@ -308,7 +306,7 @@ impl Group {
 
     /// Runs what became possible. Every event ends here; each step is a no-op unless its condition holds.
     pub(super) fn progress(&mut self) {
-        self.send_overdue();
+        self.tell_in_time();
         if !self.may_rest() {
             self.take_steps();
         }
@@ -333,14 +331,14 @@ impl Group {
         self.send_frame(brick, core, Frame::new(header, Vec::new(), Bytes::new()), purpose);
     }
 
-    /// Sends a request, behind what is held for the brick.
+    /// Sends a request, behind what the brick is yet to be told.
     pub(super) fn send_frame(&mut self, brick: BrickIndex, core: CoreIndex, frame: Frame, purpose: Purpose) {
-        self.send_held(brick);
-        self.push_frame(brick, core, frame, purpose);
+        self.tell(brick);
+        self.send_now(brick, core, frame, purpose);
     }
 
     /// Sends a request; its id is filled in here.
-    pub(super) fn push_frame(
+    pub(super) fn send_now(
         &mut self,
         brick: BrickIndex,
         core: CoreIndex,
@@ -386,7 +384,7 @@ impl Group {
         state.catching_up = None;
         state.renewed_at = None;
         self.forget_votes(brick);
-        self.forget_held(brick);
+        self.forget_untold(brick);
         for purpose in self.pending.drain(brick) {
             self.undo_sent(brick, purpose);
         }
@@ -450,8 +448,8 @@ impl Group {
         for index in 0..self.bricks.len() {
             self.bricks[index].heal = None;
             self.bricks[index].vouch = Vouch::default();
-            self.bricks[index].held.clear();
+            self.bricks[index].untold.clear();
         }
-        self.held_until = None;
+        self.tell_at = None;
     }
 }

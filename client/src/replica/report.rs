@@ -49,7 +49,9 @@ impl Group {
     /// Time passed: renews, times out, retries.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
-        if now >= self.serve_not_before {
+        let tells = self.tell_at.is_some_and(|at| now >= at);
+        // Nor does time change anything for operations then: they were sent, so `serve_not_before` is over.
+        if now >= self.serve_not_before && !(tells && self.may_rest()) {
             self.drive_all();
         }
         self.progress();
@@ -89,7 +91,7 @@ impl Group {
                 next = Some(next.map_or(at, |other| other.min(at)));
             }
         };
-        consider(self.held_until);
+        consider(self.tell_at);
         let silence_max = self.silence_max();
         for index in 0..self.bricks.len() {
             let oldest = self.pending.oldest(BrickIndex(index as u8));

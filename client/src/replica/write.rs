@@ -1,7 +1,8 @@
-//! The life of a write: to every brick of S at once, payload-free to the arbiter, complete by rule I3.
+//! The life of a write: to every brick of S at once, payload-free to the arbiter (`dummy`), complete by rule I3.
 //!
 //! - I3: complete when every brick of S (old and proposed) applied it and a quorum acknowledged.
-//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S.
+//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S. Refused by an
+//!   arbiter without which there is no majority, it fails, too.
 //! - I11: the payload is a slice that nobody else may change, checksummed once; every brick gets those
 //!   bytes. A brick that finds the checksum wrong gets them again.
 //! - I13: a brick outside S that is being healed gets new writes as well, but never one that overlaps a
@@ -148,7 +149,7 @@ impl Group {
         self.send_frame(brick, core, frame, Purpose::Write(key));
     }
 
-    /// The frame for a brick with data.
+    /// The frame for a data brick.
     fn write_frame(&self, key: OperationKey, shard: ShardIndex, blocks: BlockRange) -> Frame {
         let mut header = self.data_header(Opcode::Write);
         let Kind::Write(write) = &self.operations[&key].kind else { unreachable!("framed as a write") };
@@ -251,7 +252,8 @@ impl Group {
         if !write.waiting.intersection(required).is_empty() || !required.is_subset_of(answered) {
             return;
         }
-        let (shard, blocks, refusal) = (operation.shard, operation.blocks, write.refusal);
+        let (shard, blocks) = (operation.shard, operation.blocks);
+        let error = if write.refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
         let refused = write.refused.intersection(required);
         let in_sync = self.in_sync();
         if refused.is_empty() {
@@ -268,10 +270,15 @@ impl Group {
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
+            } else if !self
+                .config
+                .is_quorum(write.applied.union(self.config.arbiters()).difference(write.refused))
+            {
+                // The only copy has it, and the arbiter that would have to know of it refuses.
+                self.fail_refused_write(key, shard, blocks, error);
             }
         } else if in_sync.is_subset_of(refused) {
             // No copy is better than another (GlusterFS issue 4613): the user is told and S stays.
-            let error = if refusal == Status::NoSpace { GroupError::NoSpace } else { GroupError::Io };
             self.fail_refused_write(key, shard, blocks, error);
         } else {
             for brick in refused.iter() {

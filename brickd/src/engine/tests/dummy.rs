@@ -1,6 +1,7 @@
 //! Frames that tell an arbiter of many writes: one answer, given when all of them are in effect or won't be.
 
 use brick_wire::checksum::block_crcs;
+use brick_wire::placement::lane_of;
 use brick_wire::*;
 
 use super::data::dirty_blocks;
@@ -83,10 +84,33 @@ fn dummy_writes_fail_with_what_failed_first() {
     brick.fail = |request| is_table(request).then_some(DiskError::Errno(5));
     let failed = tell(&mut brick, alice, &[(0, 4, 2), (1, 5, 3), (2, 6, 4)]);
     assert_eq!(brick.status_of(failed), Some(Status::Io));
+    assert!(brick.replies.is_empty(), "one answer");
     assert_eq!(dirty_blocks(&mut brick, alice), 4, "the copies may have them");
     brick.fail = |_| None;
     let again = tell(&mut brick, alice, &[(1, 5, 3), (2, 6, 4)]);
     assert_eq!(brick.status_of(again), Some(Status::Ok));
+}
+
+#[test]
+fn dummy_writes_are_refused_as_soon_as_one_is() {
+    let (mut brick, alice) = arbiter();
+    let in_lane = |lane| {
+        (0..)
+            .find(|shard| lane_of(image(), ShardIndex(*shard), LANES) == LaneIndex(lane))
+            .expect("lanes are spread")
+    };
+    let (refused, waiting) = (in_lane(1), in_lane(2));
+    brick.fail = |request| {
+        matches!(request, DiskRequest::WriteActivity { lane: LaneIndex(1), .. }).then_some(DiskError::NoSpace)
+    };
+    brick.hold = |request| matches!(request, DiskRequest::WriteActivity { lane: LaneIndex(2), .. });
+    let told = tell(&mut brick, alice, &[(waiting, 3, 1), (refused, 4, 2)]);
+    assert_eq!(brick.status_of(told), Some(Status::Io), "before anybody can ask for block 4");
+    let bob = brick.connect(0, BOB, 1);
+    brick.release();
+    assert!(brick.replies.is_empty() && knows(&brick, waiting, 3, 1), "answered once");
+    let promise = brick.prepare(bob, epoch(2, BOB), Flags::FORCE);
+    assert_eq!(brick.status_of(promise), Some(Status::Ok), "nothing is left open");
 }
 
 #[test]
