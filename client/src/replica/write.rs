@@ -1,8 +1,8 @@
 //! The life of a write: to every brick of S at once, payload-free to the arbiter (`dummy`), complete by rule I3.
 //!
 //! - I3: complete when every brick of S (old and proposed) applied it and a quorum acknowledged.
-//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S. Refused by an
-//!   arbiter without which there is no majority, it fails, too.
+//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S. It fails,
+//!   too, when those refused it that are needed for a majority.
 //! - I11: the payload is a slice that nobody else may change, checksummed once; every brick gets those
 //!   bytes. A brick that finds the checksum wrong gets them again.
 //! - I13: a brick outside S that is being healed gets new writes as well, but never one that overlaps a
@@ -90,6 +90,11 @@ impl WriteOperation {
 
     pub(super) fn generation(&self) -> Option<Generation> {
         self.generation
+    }
+
+    /// Those that have acknowledged it, and those that may do so yet.
+    fn may_be_acknowledged_by(&self, arbiters: BrickSet) -> BrickSet {
+        self.applied.union(self.followed).union(arbiters.difference(self.refused))
     }
 
     /// Of each block.
@@ -245,7 +250,7 @@ impl Group {
 
     /// Completes the write, fails it, or has the bricks that refused it leave S.
     fn settle_write(&mut self, key: OperationKey) {
-        let required = self.required();
+        let (required, arbiters) = (self.required(), self.config.arbiters());
         let Some(operation) = self.operations.get(&key) else { return };
         let Kind::Write(write) = &operation.kind else { return };
         let answered = write.applied.union(write.refused);
@@ -270,11 +275,10 @@ impl Group {
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
-            } else if !self
-                .config
-                .is_quorum(write.applied.union(self.config.arbiters()).difference(write.refused))
+            } else if !write.refused.is_empty()
+                && !self.config.is_quorum(write.may_be_acknowledged_by(arbiters))
             {
-                // The only copy has it, and the arbiter that would have to know of it refuses.
+                // S has it, and who refused it is needed for a majority.
                 self.fail_refused_write(key, shard, blocks, error);
             }
         } else if in_sync.is_subset_of(refused) {
