@@ -118,11 +118,7 @@ fn an_arbiter_is_told_again_of_what_was_kept_back() {
 /// space: one copy is gone, and the arbiter has no room to note what is written to further shards. The user is told.
 #[test]
 fn a_write_that_the_arbiter_refuses_fails_where_it_is_needed() {
-    let mut config = Config { active_shards_max: 1, ..Config::quiet(&ARBITERED) };
-    config.workload.shards = 12;
-    let mut scenario = Scenario { world: World::new(config, Random::new(7), Recording::Hash) };
-    let id = scenario.open();
-    scenario.write(id, 0, 0);
+    let (mut scenario, id) = with_small_tables();
     scenario.kill(1);
     scenario.write(id, 0, 0);
     scenario.world.brick(BrickIndex(ARBITER)).full = true;
@@ -139,6 +135,37 @@ fn a_write_that_the_arbiter_refuses_fails_where_it_is_needed() {
     }
     scenario.pause(3000);
     scenario.end(id);
+}
+
+/// space: the arbiter refuses a write while it isn't needed. When it is, it has room again, and is asked again.
+#[test]
+fn an_arbiter_that_refused_is_asked_again_when_it_is_needed() {
+    let (mut scenario, id) = with_small_tables();
+    scenario.world.brick(BrickIndex(ARBITER)).full = true;
+    for shard in 1..11 {
+        scenario.write(id, shard, 0);
+    }
+    scenario.block_requests(0, 1, true);
+    let writes: Vec<_> = (1..12).map(|shard| scenario.begin_write(id, shard, 1)).collect();
+    scenario.pause(50);
+    scenario.world.brick(BrickIndex(ARBITER)).full = false;
+    for (request, _) in writes {
+        scenario.answer(id, request).unwrap();
+    }
+    scenario.block_requests(0, 1, false);
+    scenario.until_healthy(id);
+    scenario.pause(3000);
+    scenario.end(id);
+}
+
+/// An open image of many shards, on bricks that can have few in use.
+fn with_small_tables() -> (Scenario, SessionId) {
+    let mut config = Config { active_shards_max: 1, ..Config::quiet(&ARBITERED) };
+    config.workload.shards = 12;
+    let mut scenario = Scenario { world: World::new(config, Random::new(7), Recording::Hash) };
+    let id = scenario.open();
+    scenario.write(id, 0, 0);
+    (scenario, id)
 }
 
 fn break_connections(scenario: &mut Scenario, brick: BrickIndex) {

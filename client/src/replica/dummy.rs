@@ -8,8 +8,8 @@
 //! - Whatever else goes to that brick goes behind what it is yet to be told.
 //! - What one frame tells is of one epoch and one generation.
 //! - A write that needs the arbiter when it is made goes at once, and takes along what is untold.
-//! - A refusal of a frame with several writes may be for any of them, so none is refused: what isn't complete by then is told
-//!   again. A write that needs the arbiter is then in a frame of its own, and the next refusal is for it.
+//! - A refusal of a frame with several writes may be for any of them, so none is refused: those that aren't complete by then
+//!   are told again at once, each in a frame of its own.
 
 use std::time::Duration;
 
@@ -103,6 +103,10 @@ impl Group {
         };
         let frame = Frame::new(header, body.to_bytes(), Bytes::new());
         self.send_now(arbiter, core, frame, Purpose::DummyWrites(keys));
+        self.disarm();
+    }
+
+    fn disarm(&mut self) {
         if self.bricks.iter().all(|brick| brick.untold.is_empty()) {
             self.tell_at = None;
         }
@@ -113,6 +117,7 @@ impl Group {
         for untold in std::mem::take(&mut self.brick_mut(brick).untold).into_values() {
             untold.keys.into_iter().for_each(|key| self.undo_write(brick, key));
         }
+        self.disarm();
     }
 
     /// An arbiter has answered.
@@ -122,6 +127,9 @@ impl Group {
             return;
         }
         keys.retain(|key| !self.settle_late(arbiter, *key, reply.status));
+        if keys.is_empty() {
+            return;
+        }
         // All of them before anything follows from it: a link that is reset forgets what it still knows.
         keys.iter().for_each(|key| self.undo_write(arbiter, *key));
         match reply.status {
@@ -137,6 +145,10 @@ impl Group {
             | Status::Invalid => {}
             _ => return self.reset_link(arbiter, "it can't write"),
         }
-        keys.into_iter().for_each(|key| self.drive(key));
+        self.tell(arbiter);
+        for key in keys {
+            self.drive(key);
+            self.tell(arbiter);
+        }
     }
 }

@@ -417,6 +417,8 @@ impl Group {
         let outside = self.bricks_where(|brick| brick.lost_memory).difference(record.in_sync);
         outside.iter().for_each(|brick| self.brick_mut(brick).lost_memory = false);
         self.record = Some(record);
+        // They may be needed now, and have room.
+        self.forget_refusals(self.config.arbiters());
         self.expel_old_copies();
         if let Some(brick) = left_out {
             self.stop_heal(brick);

@@ -385,6 +385,7 @@ impl Group {
         state.renewed_at = None;
         self.forget_votes(brick);
         self.forget_untold(brick);
+        self.forget_refusals(self.config.arbiters().intersection(BrickSet::only(brick)));
         for purpose in self.pending.drain(brick) {
             self.undo_sent(brick, purpose);
         }

@@ -1,8 +1,8 @@
 //! The life of a write: to every brick of S at once, payload-free to the arbiter (`dummy`), complete by rule I3.
 //!
 //! - I3: complete when every brick of S (old and proposed) applied it and a quorum acknowledged.
-//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S. It fails,
-//!   too, when those refused it that are needed for a majority.
+//! - I9: refused by every brick of S, it fails to the user and S stays; refused by some, those leave S. Refused
+//!   by an arbiter without which there is no majority, it fails, too.
 //! - I11: the payload is a slice that nobody else may change, checksummed once; every brick gets those
 //!   bytes. A brick that finds the checksum wrong gets them again.
 //! - I13: a brick outside S that is being healed gets new writes as well, but never one that overlaps a
@@ -90,11 +90,6 @@ impl WriteOperation {
 
     pub(super) fn generation(&self) -> Option<Generation> {
         self.generation
-    }
-
-    /// Those that have acknowledged it, and those that may do so yet.
-    fn may_be_acknowledged_by(&self, arbiters: BrickSet) -> BrickSet {
-        self.applied.union(self.followed).union(arbiters.difference(self.refused))
     }
 
     /// Of each block.
@@ -242,6 +237,15 @@ impl Group {
         }
     }
 
+    /// What these bricks refused they are asked again.
+    pub(super) fn forget_refusals(&mut self, bricks: BrickSet) {
+        for operation in self.operations.values_mut() {
+            if let Kind::Write(write) = &mut operation.kind {
+                write.refused = write.refused.difference(bricks);
+            }
+        }
+    }
+
     pub(super) fn undo_write(&mut self, brick: BrickIndex, key: OperationKey) {
         if let Some(write) = self.write_mut(key) {
             write.waiting.remove(brick);
@@ -251,9 +255,12 @@ impl Group {
     /// Completes the write, fails it, or has the bricks that refused it leave S.
     fn settle_write(&mut self, key: OperationKey) {
         let (required, arbiters) = (self.required(), self.config.arbiters());
+        // They get it sooner or later (I13).
+        let healing = self.bricks_where(|brick| brick.heal.is_some());
         let Some(operation) = self.operations.get(&key) else { return };
         let Kind::Write(write) = &operation.kind else { return };
         let answered = write.applied.union(write.refused);
+        let others = healing.union(arbiters.difference(write.refused));
         if !write.waiting.intersection(required).is_empty() || !required.is_subset_of(answered) {
             return;
         }
@@ -275,10 +282,10 @@ impl Group {
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
-            } else if !write.refused.is_empty()
-                && !self.config.is_quorum(write.may_be_acknowledged_by(arbiters))
+            } else if !arbiters.intersection(write.refused).is_empty()
+                && !self.config.is_quorum(write.applied.union(others))
             {
-                // S has it, and who refused it is needed for a majority.
+                // S has it, and a majority won't acknowledge it without the arbiter.
                 self.fail_refused_write(key, shard, blocks, error);
             }
         } else if in_sync.is_subset_of(refused) {
@@ -296,12 +303,14 @@ impl Group {
     /// (rule I9). What was refused fails to its user; what else waits goes on.
     pub(super) fn refuse_everywhere(&mut self) {
         self.dropping = self.dropping.intersection(self.blank());
-        let in_sync = self.in_sync();
+        let (in_sync, arbiters) = (self.in_sync(), self.config.arbiters());
         let mut refused = Vec::new();
         for (key, operation) in &self.operations {
             match &operation.kind {
-                // While a brick may still apply it, it keeps its blocks (rule I13), and is settled later.
-                Kind::Write(write) if write.waiting.is_empty() && !write.refused.is_empty() => {
+                // While a copy may still apply it, it keeps its blocks (rule I13), and is settled later.
+                Kind::Write(write)
+                    if write.waiting.is_subset_of(arbiters) && !write.refused.is_subset_of(arbiters) =>
+                {
                     refused.push((*key, Some((operation.shard, operation.blocks))));
                 }
                 Kind::Flush(flush) if flush.has_failed_on(in_sync) => refused.push((*key, None)),
