@@ -4,8 +4,8 @@
 //! once; each of the others becomes a *part*, a request and a task of its own. The frame is answered when all of its parts
 //! are in effect, or at once when one is refused: before anybody can ask here for what a refused write didn't change. Other
 //! writes of the frame may be in effect then, or come into effect, and the frame stays open for those who wait for them to
-//! end. Writes to the same blocks take effect in the order in which they came: a part claims its
-//! blocks, and nothing happens at once to blocks that are claimed.
+//! end. Writes to the same blocks take effect in the order in which they came: a part claims its blocks, and nothing happens
+//! at once to blocks that are claimed.
 
 use brick_wire::body::{Crcs, DummyWrite, DummyWrites};
 use brick_wire::cursor::Body;
@@ -16,11 +16,11 @@ use super::requests::{OpenRequest, Outcome};
 use super::tasks::{Target, Work};
 use super::{ConnectionId, Engine, Frame, Token};
 
-/// A frame whose writes haven't all taken effect.
+/// A frame with writes that haven't taken effect.
 #[derive(Debug)]
 pub(super) struct DummyFrame {
     parts_left: usize,
-    /// And that was answered.
+    /// A part was, and so the frame.
     is_refused: bool,
 }
 
@@ -73,17 +73,16 @@ impl Engine {
     pub(super) fn dummy_part_answered(&mut self, frame: Token, status: Status) {
         let state = self.requests.dummy_frames.get_mut(&frame).expect("frames outlive their parts");
         state.parts_left -= 1;
-        let is_last = state.parts_left == 0;
-        if status != Status::Ok && !std::mem::replace(&mut state.is_refused, true) {
-            let OpenRequest { connection, header, .. } = self.requests.open[&frame];
-            self.reply(connection, &header, status.into());
-        }
+        let (is_last, was_refused) = (state.parts_left == 0, state.is_refused);
+        state.is_refused |= status != Status::Ok;
+        let OpenRequest { connection, header, .. } = self.requests.open[&frame];
         if is_last {
-            let is_refused = self.requests.dummy_frames.remove(&frame).is_none_or(|state| state.is_refused);
-            let request = self.close_request(frame);
-            if !is_refused {
-                self.reply(request.connection, &request.header, Status::Ok.into());
-            }
+            self.requests.dummy_frames.remove(&frame);
+            self.close_request(frame);
+        }
+        // Once: at the first refusal, or when all are in effect.
+        if !was_refused && (is_last || status != Status::Ok) {
+            self.reply(connection, &header, status.into());
         }
     }
 

@@ -49,8 +49,8 @@ impl Group {
     /// Time passed: renews, times out, retries.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
+        // Under load that is what most timeouts are for, and no operation waits for it.
         let tells = self.tell_at.is_some_and(|at| now >= at);
-        // Nor does time change anything for operations then: they were sent, so `serve_not_before` is over.
         if now >= self.serve_not_before && !(tells && self.may_rest()) {
             self.drive_all();
         }
