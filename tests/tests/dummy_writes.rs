@@ -2,13 +2,10 @@
 
 use brick_client::replica::GroupError;
 use brick_tests::sim::config::Config;
-use brick_tests::sim::log::Recording;
-use brick_tests::sim::random::Random;
 use brick_tests::sim::scenario::{ARBITERED, Scenario, is_error};
-use brick_tests::sim::world::World;
 use brick_wire::body::DummyWrites;
 use brick_wire::cursor::Body;
-use brick_wire::{BrickIndex, Opcode, SessionId};
+use brick_wire::{BrickIndex, BrickSet, Opcode, SessionId};
 
 const ARBITER: u8 = 2;
 /// Writes of which one frame tells.
@@ -99,7 +96,7 @@ fn an_arbiter_is_told_again_of_what_was_kept_back() {
         scenario.block_requests(0, 1, true);
         let writes = [1, 2, 3].map(|block| scenario.begin_write(id, 0, block));
         assert_eq!(told(&scenario), [0; 0]);
-        break_connections(&mut scenario, BrickIndex(ARBITER));
+        scenario.break_connections(BrickSet::only(BrickIndex(ARBITER)));
         scenario.pause(20);
         let answers = scenario.world.sessions[&id].answers.as_ref().expect("it keeps them");
         assert!(
@@ -162,17 +159,8 @@ fn an_arbiter_that_refused_is_asked_again_when_it_is_needed() {
 fn with_small_tables() -> (Scenario, SessionId) {
     let mut config = Config { active_shards_max: 1, ..Config::quiet(&ARBITERED) };
     config.workload.shards = 12;
-    let mut scenario = Scenario { world: World::new(config, Random::new(7), Recording::Hash) };
+    let mut scenario = Scenario::of(config, 7);
     let id = scenario.open();
     scenario.write(id, 0, 0);
     (scenario, id)
-}
-
-fn break_connections(scenario: &mut Scenario, brick: BrickIndex) {
-    let world = &mut scenario.world;
-    for key in world.network.keys() {
-        if world.network.connection(key).is_some_and(|connection| connection.brick == brick) {
-            world.network.reset(&mut world.agenda, &mut world.random, key);
-        }
-    }
 }

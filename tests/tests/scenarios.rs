@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use brick_client::replica::{GroupError, Purpose};
-use brick_tests::sim::network::ConnectionKey;
 use brick_tests::sim::scenario::{ARBITERED, Scenario, THREEFOLD, is_error};
 use brick_tests::sim::world::World;
 use brick_wire::record::RecordKind;
@@ -169,11 +168,7 @@ fn fencing_drains_a_broken_connections_write() {
     let (first, _) = scenario.begin_write(id, 0, 0);
     scenario.pause(2);
     scenario.world.brick(BrickIndex(0)).slowness = 1;
-    let world = &mut scenario.world;
-    let keys: Vec<ConnectionKey> = world.network.keys();
-    for key in keys {
-        world.network.reset(&mut world.agenda, &mut world.random, key);
-    }
+    scenario.break_connections(bricks(&[0, 1, 2]));
     let (second, tag) = scenario.begin_write(id, 0, 0);
     scenario.answer(id, first).unwrap();
     scenario.answer(id, second).unwrap();

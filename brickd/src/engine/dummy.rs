@@ -10,7 +10,7 @@
 use brick_wire::body::{Crcs, DummyWrite, DummyWrites};
 use brick_wire::cursor::Body;
 use brick_wire::overlap::Access;
-use brick_wire::{Header, ImageUuid, Role, Status};
+use brick_wire::{Role, Status};
 
 use super::requests::{OpenRequest, Outcome};
 use super::tasks::{Target, Work};
@@ -39,7 +39,7 @@ impl Engine {
             let target = self.target_of(attach, shard, blocks)?;
             Ok((target, crcs))
         });
-        let mut waiting = None;
+        let (mut waiting, mut parts_left) = (None, 0);
         for (target, crcs) in targets.collect::<Result<Vec<(Target, Crcs)>, Status>>()? {
             let Target { key, blocks, .. } = target;
             let any_new = self.dirty.insert(key, blocks, header.epoch.session, header.generation);
@@ -47,13 +47,16 @@ impl Engine {
             if self.is_active(key) && self.record_at_once(key, blocks, &crcs) {
                 continue;
             }
-            let frame = *waiting.get_or_insert_with(|| self.open_dummy_frame(id, header, key.0));
-            self.requests.dummy_frames.get_mut(&frame).expect("just opened").parts_left += 1;
+            // Its parts can be taken back; it can't, and ends with them.
+            let frame = *waiting.get_or_insert_with(|| self.open_issued(id, header, Some(key.0)));
+            parts_left += 1;
             let part = self.open_request(id, header, Some(key.0));
             self.requests.open.get_mut(&part).expect("just opened").part_of = Some(frame);
             self.start_task(part, target, Access::Exclusive, Work::DummyWrite(crcs));
         }
-        Ok(if waiting.is_none() { Some(Status::Ok.into()) } else { None })
+        let Some(frame) = waiting else { return Ok(Some(Status::Ok.into())) };
+        self.requests.dummy_frames.insert(frame, DummyFrame { parts_left, is_refused: false });
+        Ok(None)
     }
 
     pub(super) fn advance_dummy_write(&mut self, token: Token) {
@@ -84,12 +87,5 @@ impl Engine {
         if !was_refused && (is_last || status != Status::Ok) {
             self.reply(connection, &header, status.into());
         }
-    }
-
-    /// Its parts can be taken back; it can't, and is answered when they are.
-    fn open_dummy_frame(&mut self, id: ConnectionId, header: Header, image: ImageUuid) -> Token {
-        let token = self.open_issued(id, header, Some(image));
-        self.requests.dummy_frames.insert(token, DummyFrame { parts_left: 0, is_refused: false });
-        token
     }
 }

@@ -24,6 +24,7 @@ use super::Group;
 use super::admit::OperationKey;
 use super::group::Phase;
 use super::pending::Purpose;
+use super::write::is_refusal;
 
 /// How long a write stays untold at most: short beside all that people notice, long beside what a write takes.
 const TELL_TIME: Duration = Duration::from_millis(2);
@@ -133,16 +134,9 @@ impl Group {
         // All of them before anything follows from it: a link that is reset forgets what it still knows.
         keys.iter().for_each(|key| self.undo_write(arbiter, *key));
         match reply.status {
-            Status::StaleEpoch | Status::AheadEpoch => {
-                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
-                self.note_wrong_epoch(arbiter, reply.status, current);
-            }
-            Status::LeaseExpired
-            | Status::BadChecksum
-            | Status::NoSpace
-            | Status::Io
-            | Status::FlushFailed
-            | Status::Invalid => {}
+            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(arbiter, reply),
+            Status::LeaseExpired => {}
+            status if is_refusal(status) => {}
             _ => return self.reset_link(arbiter, "it can't write"),
         }
         self.tell(arbiter);

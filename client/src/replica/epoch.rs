@@ -181,7 +181,7 @@ impl Group {
             if let Stage::Accepting { accepted, .. } = &mut change.stage {
                 accepted.insert(brick);
             }
-        } else if self.record.as_ref().is_some_and(|record| record.epoch == ballot) {
+        } else if self.is_current(ballot) {
             // Decided before this one answered.
             self.note_at_epoch(brick);
         }

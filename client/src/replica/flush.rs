@@ -208,7 +208,6 @@ impl Group {
     }
 
     pub(super) fn handle_flushed(&mut self, brick: BrickIndex, key: OperationKey, reply: Header) {
-        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         let Some(flush) = self.flush_mut(key) else { return };
         flush.outstanding[usize::from(brick.0)] -= 1;
         match reply.status {
@@ -225,7 +224,7 @@ impl Group {
             }
         }
         if matches!(reply.status, Status::StaleEpoch | Status::AheadEpoch) {
-            self.note_wrong_epoch(brick, reply.status, current);
+            self.note_wrong_epoch(brick, reply);
         }
         self.drive(key);
     }

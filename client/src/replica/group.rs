@@ -385,7 +385,9 @@ impl Group {
         state.renewed_at = None;
         self.forget_votes(brick);
         self.forget_untold(brick);
-        self.forget_refusals(self.config.arbiters().intersection(BrickSet::only(brick)));
+        if self.config.arbiters().contains(brick) {
+            self.forget_refusals(BrickSet::only(brick));
+        }
         for purpose in self.pending.drain(brick) {
             self.undo_sent(brick, purpose);
         }

@@ -285,8 +285,8 @@ impl Group {
             Status::Ok => {}
             Status::StaleEpoch | Status::AheadEpoch => {
                 // Refused by the target or by the source: one of them is at another epoch.
-                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.header.epoch);
-                self.note_wrong_epoch(brick, reply.header.status, current);
+                let current = self.is_current(reply.header.epoch);
+                self.note_wrong_epoch(brick, reply.header);
                 return if current { self.fail_pull(brick, key) } else { self.drive(key) };
             }
             _ => return self.fail_pull(brick, key),
@@ -434,9 +434,8 @@ impl Group {
         match status {
             Status::Ok => {}
             Status::StaleEpoch | Status::AheadEpoch => {
-                let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
                 self.undo_follow(brick, key);
-                self.note_wrong_epoch(brick, status, current);
+                self.note_wrong_epoch(brick, reply);
             }
             Status::LeaseExpired => self.undo_follow(brick, key),
             Status::BadChecksum if self.may_follow_again(key) => self.undo_follow(brick, key),

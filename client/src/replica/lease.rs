@@ -83,12 +83,13 @@ impl Group {
         sent_at: Timestamp,
         reply: Header,
     ) {
-        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         match reply.status {
             // Core 0 gives the promises.
-            Status::Ok if current && core == CoreIndex(0) => self.brick_mut(brick).renewed_at = Some(sent_at),
+            Status::Ok if self.is_current(reply.epoch) && core == CoreIndex(0) => {
+                self.brick_mut(brick).renewed_at = Some(sent_at);
+            }
             Status::Ok => {}
-            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
+            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply),
             _ => {}
         }
         if reply.flags.contains(Flags::BAD) {

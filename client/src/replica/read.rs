@@ -97,7 +97,6 @@ impl Group {
         reply: &Frame,
     ) {
         self.undo_read(brick, key, share);
-        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.header.epoch);
         let Some(operation) = self.operations.get(&key) else { return };
         match reply.header.status {
             Status::Ok => match check_data(operation, reply) {
@@ -105,7 +104,7 @@ impl Group {
                 None => self.note_bad_read(brick, key),
             },
             Status::StaleEpoch | Status::AheadEpoch => {
-                self.note_wrong_epoch(brick, reply.header.status, current);
+                self.note_wrong_epoch(brick, reply.header);
             }
             // Renewed meanwhile: asked again.
             Status::LeaseExpired => {}

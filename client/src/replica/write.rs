@@ -11,7 +11,9 @@
 use brick_wire::body::{Crcs, put_crcs};
 use brick_wire::checksum::block_crcs;
 use brick_wire::decode::Frame;
-use brick_wire::{BlockRange, BrickIndex, BrickSet, Flags, Generation, Header, Opcode, ShardIndex, Status};
+use brick_wire::{
+    BlockRange, BrickIndex, BrickSet, Epoch, Flags, Generation, Header, Opcode, ShardIndex, Status,
+};
 use bytes::{Bytes, BytesMut};
 
 use super::Group;
@@ -189,20 +191,19 @@ impl Group {
         if self.settle_late(brick, key, reply.status) {
             return;
         }
-        let current = self.record.as_ref().is_some_and(|record| record.epoch == reply.epoch);
         let Some(write) = self.write_mut(key) else { return };
         write.waiting.remove(brick);
         match reply.status {
             Status::Ok => write.applied.insert(brick),
-            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply.status, current),
+            Status::StaleEpoch | Status::AheadEpoch => self.note_wrong_epoch(brick, reply),
             // Renewed meanwhile: sent again.
             Status::LeaseExpired => {}
             Status::BadChecksum if write.checksum_retries < CHECKSUM_RETRIES_MAX => {
                 write.checksum_retries += 1;
             }
-            Status::BadChecksum | Status::NoSpace | Status::Io | Status::FlushFailed | Status::Invalid => {
+            status if is_refusal(status) => {
                 write.refused.insert(brick);
-                write.refusal = reply.status;
+                write.refusal = status;
             }
             _ => return self.reset_link(brick, "it can't write"),
         }
@@ -211,16 +212,21 @@ impl Group {
 
     /// A request reached a brick under another epoch than the brick's. If ours is the decided one, either
     /// somebody fenced us or the brick is behind; otherwise the request is just sent again.
-    pub(super) fn note_wrong_epoch(&mut self, brick: BrickIndex, status: Status, current: bool) {
-        if !current || self.change.is_some() {
+    pub(super) fn note_wrong_epoch(&mut self, brick: BrickIndex, reply: Header) {
+        if !self.is_current(reply.epoch) || self.change.is_some() {
             return;
         }
-        if status == Status::StaleEpoch {
+        if reply.status == Status::StaleEpoch {
             self.contest(super::epoch::CONTEST_PAUSE);
         } else {
-            self.brick_mut(brick).accepted = brick_wire::Epoch::ZERO;
+            self.brick_mut(brick).accepted = Epoch::ZERO;
             self.catch_up(brick);
         }
+    }
+
+    /// Whether an epoch is that of the record this session last got decided.
+    pub(super) fn is_current(&self, epoch: Epoch) -> bool {
+        self.record.as_ref().is_some_and(|record| record.epoch == epoch)
     }
 
     /// Whether a write whose checksum a brick found wrong is sent once more.
@@ -254,13 +260,10 @@ impl Group {
 
     /// Completes the write, fails it, or has the bricks that refused it leave S.
     fn settle_write(&mut self, key: OperationKey) {
-        let (required, arbiters) = (self.required(), self.config.arbiters());
-        // They get it sooner or later (I13).
-        let healing = self.bricks_where(|brick| brick.heal.is_some());
+        let required = self.required();
         let Some(operation) = self.operations.get(&key) else { return };
         let Kind::Write(write) = &operation.kind else { return };
         let answered = write.applied.union(write.refused);
-        let others = healing.union(arbiters.difference(write.refused));
         if !write.waiting.intersection(required).is_empty() || !required.is_subset_of(answered) {
             return;
         }
@@ -282,10 +285,7 @@ impl Group {
                 self.flush.note_write_completed();
                 self.clear_suspect(shard, blocks);
                 self.finish(key, Ok(Output::Done));
-            } else if !arbiters.intersection(write.refused).is_empty()
-                && !self.config.is_quorum(write.applied.union(others))
-            {
-                // S has it, and a majority won't acknowledge it without the arbiter.
+            } else if self.is_kept_from_quorum(write) {
                 self.fail_refused_write(key, shard, blocks, error);
             }
         } else if in_sync.is_subset_of(refused) {
@@ -297,6 +297,16 @@ impl Group {
                 self.postpone_heal(brick);
             }
         }
+    }
+
+    /// Whether S has it, and a majority won't acknowledge it because an arbiter refused.
+    fn is_kept_from_quorum(&self, write: &WriteOperation) -> bool {
+        let arbiters = self.config.arbiters();
+        // Who is being healed gets it sooner or later (I13).
+        let healing = self.bricks_where(|brick| brick.heal.is_some());
+        let others = healing.union(arbiters.difference(write.refused));
+        !arbiters.intersection(write.refused).is_empty()
+            && !self.config.is_quorum(write.applied.union(others))
     }
 
     /// Each copy of S refused something, if not the same thing: none is better than the others, so none leaves S
@@ -373,4 +383,12 @@ impl Group {
             }
         }
     }
+}
+
+/// Whether a brick answers so to a write that it won't make.
+pub(super) fn is_refusal(status: Status) -> bool {
+    matches!(
+        status,
+        Status::BadChecksum | Status::NoSpace | Status::Io | Status::FlushFailed | Status::Invalid
+    )
 }

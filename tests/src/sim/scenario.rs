@@ -37,7 +37,12 @@ impl Scenario {
 
     /// The same, with chance of its own: what a loss of power keeps differs.
     pub fn seeded(roles: &[Role], seed: u64) -> Scenario {
-        Scenario { world: World::new(Config::quiet(roles), Random::new(seed), Recording::Hash) }
+        Scenario::of(Config::quiet(roles), seed)
+    }
+
+    /// The same in another world.
+    pub fn of(config: Config, seed: u64) -> Scenario {
+        Scenario { world: World::new(config, Random::new(seed), Recording::Hash) }
     }
 
     /// Client 0 opens the image.
@@ -166,6 +171,16 @@ impl Scenario {
     pub fn try_flush(&mut self, id: SessionId) -> Answer<Output> {
         let request = self.world.request(id, What::Flush);
         self.answer(id, request)
+    }
+
+    /// Breaks all connections to these bricks.
+    pub fn break_connections(&mut self, bricks: BrickSet) {
+        let world = &mut self.world;
+        for key in world.network.keys() {
+            if world.network.connection(key).is_some_and(|connection| bricks.contains(connection.brick)) {
+                world.network.reset(&mut world.agenda, &mut world.random, key);
+            }
+        }
     }
 
     /// Kills a brick's process.

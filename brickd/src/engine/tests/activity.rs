@@ -12,27 +12,8 @@ const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
 /// Of the smallest shard.
 const SHARD_BLOCKS: u64 = 256;
 
-fn is_table(request: &DiskRequest) -> bool {
-    matches!(request, DiskRequest::WriteActivity { .. })
-}
-
 fn is_save(request: &DiskRequest) -> bool {
     matches!(request, DiskRequest::SaveDirty { .. })
-}
-
-fn holder_of(config: EngineConfig) -> (Brick, ConnectionId) {
-    let mut brick = Brick::new(vec![config]);
-    let alice = brick.connect(0, ALICE, 1);
-    brick.hold_image(alice, EPOCH);
-    (brick, alice)
-}
-
-fn holder() -> (Brick, ConnectionId) {
-    holder_of(config(0, 0, 1))
-}
-
-fn arbiter() -> EngineConfig {
-    EngineConfig { role: Role::Arbiter, ..config(0, 0, 1) }
 }
 
 /// The n-th shard of lane 1.

@@ -20,13 +20,6 @@ fn read(brick: &mut Brick, id: ConnectionId, first: u16, count: u16) -> RequestI
     brick.send(id, header, Vec::new(), None)
 }
 
-fn holder() -> (Brick, ConnectionId) {
-    let mut brick = Brick::single();
-    let alice = brick.connect(0, ALICE, 1);
-    brick.hold_image(alice, epoch(1, ALICE));
-    (brick, alice)
-}
-
 #[test]
 fn data_what_was_written_is_read() {
     let (mut brick, alice) = holder();
@@ -131,9 +124,7 @@ fn data_reads_wait_for_buffers() {
 
 #[test]
 fn data_roles_are_kept_apart() {
-    let mut brick = Brick::new(vec![EngineConfig { role: Role::Arbiter, ..config(0, 0, 1) }]);
-    let alice = brick.connect(0, ALICE, 1);
-    brick.hold_image(alice, epoch(1, ALICE));
+    let (mut brick, alice) = holder_of(arbiter());
     let write = brick.write(alice, epoch(1, ALICE), ShardIndex(0), 0, &blocks(1, 1));
     assert_eq!(brick.status_of(write), Some(Status::Invalid));
     let (dummy, aux) = dummy_writes(epoch(1, ALICE), &[(ShardIndex(0), 4, &blocks(1, 3))]);
@@ -149,9 +140,7 @@ fn data_roles_are_kept_apart() {
 fn data_pages_lead_through_maps_and_shards() {
     let (mut brick, alice) = holder();
     // The last block of a 1 MiB shard makes a bitmap of 32 bytes: 2000 shards are more than a page.
-    let mut other = Brick::new(vec![EngineConfig { role: Role::Arbiter, ..config(0, 0, 1) }]);
-    let arbiter = other.connect(0, ALICE, 1);
-    other.hold_image(arbiter, epoch(1, ALICE));
+    let (mut other, arbiter) = holder_of(arbiter());
     for shard in 0..2000 {
         let (header, aux) = dummy_writes(epoch(1, ALICE), &[(ShardIndex(shard), 255, &blocks(1, 1))]);
         other.ask(arbiter, header, aux, None).expect("answered");

@@ -10,13 +10,6 @@ use crate::engine::*;
 
 const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
 
-fn arbiter() -> (Brick, ConnectionId) {
-    let mut brick = Brick::new(vec![EngineConfig { role: Role::Arbiter, ..config(0, 0, 1) }]);
-    let alice = brick.connect(0, ALICE, 1);
-    brick.hold_image(alice, EPOCH);
-    (brick, alice)
-}
-
 /// Tells of a write of one block, full of `byte`, for each shard and block.
 fn tell(brick: &mut Brick, alice: ConnectionId, writes: &[(u32, u16, u8)]) -> RequestId {
     let data: Vec<Vec<u8>> = writes.iter().map(|(_, _, byte)| blocks(*byte, 1)).collect();
@@ -32,13 +25,9 @@ fn knows(brick: &Brick, shard: u32, block: u16, byte: u8) -> bool {
     brick.engines[0].known_crc(image(), ShardIndex(shard), block) == Some(Some(crc))
 }
 
-fn is_table(request: &DiskRequest) -> bool {
-    matches!(request, DiskRequest::WriteActivity { .. })
-}
-
 #[test]
 fn dummy_writes_are_answered_once_when_all_are_in_effect() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     let first = tell(&mut brick, alice, &[(0, 3, 1)]);
     assert_eq!(brick.status_of(first), Some(Status::Ok));
     brick.hold = is_table;
@@ -54,7 +43,7 @@ fn dummy_writes_are_answered_once_when_all_are_in_effect() {
 
 #[test]
 fn dummy_writes_to_one_block_take_effect_in_their_order() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     brick.hold = is_table;
     let first = tell(&mut brick, alice, &[(0, 3, 1), (0, 3, 2)]);
     let second = tell(&mut brick, alice, &[(0, 3, 3)]);
@@ -65,7 +54,7 @@ fn dummy_writes_to_one_block_take_effect_in_their_order() {
 
 #[test]
 fn dummy_writes_that_make_no_sense_change_nothing() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     // Shards of 1 MiB have 256 blocks.
     let beyond = tell(&mut brick, alice, &[(0, 3, 1), (0, 256, 1)]);
     assert_eq!(brick.status_of(beyond), Some(Status::Invalid));
@@ -78,7 +67,7 @@ fn dummy_writes_that_make_no_sense_change_nothing() {
 
 #[test]
 fn dummy_writes_fail_with_what_failed_first() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     let first = tell(&mut brick, alice, &[(0, 3, 1)]);
     assert_eq!(brick.status_of(first), Some(Status::Ok));
     brick.fail = |request| is_table(request).then_some(DiskError::Errno(5));
@@ -93,7 +82,7 @@ fn dummy_writes_fail_with_what_failed_first() {
 
 #[test]
 fn dummy_writes_are_refused_as_soon_as_one_is() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     let in_lane = |lane| {
         (0..)
             .find(|shard| lane_of(image(), ShardIndex(*shard), LANES) == LaneIndex(lane))
@@ -115,7 +104,7 @@ fn dummy_writes_are_refused_as_soon_as_one_is() {
 
 #[test]
 fn dummy_writes_are_taken_back_where_another_session_is_promised() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     let bob = brick.connect(0, BOB, 1);
     let first = tell(&mut brick, alice, &[(0, 3, 1)]);
     assert_eq!(brick.status_of(first), Some(Status::Ok));
@@ -130,7 +119,7 @@ fn dummy_writes_are_taken_back_where_another_session_is_promised() {
 
 #[test]
 fn dummy_writes_vanish_with_their_connection() {
-    let (mut brick, alice) = arbiter();
+    let (mut brick, alice) = holder_of(arbiter());
     brick.hold = is_table;
     tell(&mut brick, alice, &[(0, 4, 2), (1, 5, 3)]);
     brick.event(0, Event::Disconnected { connection: alice });

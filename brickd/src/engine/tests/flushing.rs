@@ -8,13 +8,6 @@ use crate::engine::*;
 
 const EPOCH: Epoch = Epoch { counter: 1, session: ALICE };
 
-fn holder() -> (Brick, ConnectionId) {
-    let mut brick = Brick::single();
-    let alice = brick.connect(0, ALICE, 1);
-    brick.hold_image(alice, EPOCH);
-    (brick, alice)
-}
-
 #[test]
 fn flushing_covers_files_and_directories_once() {
     let (mut brick, alice) = holder();

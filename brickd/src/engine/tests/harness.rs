@@ -455,6 +455,29 @@ pub fn dummy_writes(epoch: Epoch, writes: &[(ShardIndex, u16, &[u8])]) -> (Heade
     (Header { epoch, generation: Generation(1), ..request(Opcode::DummyWrites) }, body.to_bytes())
 }
 
+/// A brick on one core, and its client, which holds the image under epoch 1.
+pub fn holder_of(config: EngineConfig) -> (Brick, ConnectionId) {
+    let mut brick = Brick::new(vec![config]);
+    let alice = brick.connect(0, ALICE, 1);
+    brick.hold_image(alice, epoch(1, ALICE));
+    (brick, alice)
+}
+
+/// The same with a data brick.
+pub fn holder() -> (Brick, ConnectionId) {
+    holder_of(config(0, 0, 1))
+}
+
+/// An arbiter on one core.
+pub fn arbiter() -> EngineConfig {
+    EngineConfig { role: Role::Arbiter, ..config(0, 0, 1) }
+}
+
+/// Whether it writes the table of active shards of a lane.
+pub fn is_table(request: &DiskRequest) -> bool {
+    matches!(request, DiskRequest::WriteActivity { .. })
+}
+
 /// Whether it writes blocks of a shard, not its page of CRCs.
 pub fn is_data_write(request: &DiskRequest) -> bool {
     matches!(request, DiskRequest::Write { offset_bytes, .. } if *offset_bytes < 1 << SHARD_SHIFT_MIN)
