@@ -26,6 +26,8 @@ pub struct Runner {
     folder: PathBuf,
     /// The volume file.
     volume: PathBuf,
+    /// The one CPU that loads run on, if not on any.
+    cpu: Option<u32>,
 }
 
 impl Runner {
@@ -33,13 +35,25 @@ impl Runner {
     pub fn of(cluster: &Cluster) -> Runner {
         let folder = cluster.path("runs");
         fs::create_dir(&folder).expect("a folder for the runs");
-        Runner { folder, volume: cluster.volume().to_path_buf() }
+        Runner { folder, volume: cluster.volume().to_path_buf(), cpu: None }
+    }
+
+    /// The same, with `brick-perf` on one CPU.
+    pub fn on_cpu(self, cpu: u32) -> Runner {
+        Runner { cpu: Some(cpu), ..self }
     }
 
     /// A job for `brick-perf`.
     pub fn perf(&self, job: &str, name: &str) -> Run {
         let (input, output) = self.files(job, name);
-        let mut command = brick_perf();
+        let mut command = match self.cpu {
+            Some(cpu) => {
+                let mut command = Command::new("taskset");
+                command.arg("--cpu-list").arg(cpu.to_string()).arg(brick_perf().get_program());
+                command
+            }
+            None => brick_perf(),
+        };
         command.arg("run").arg(&input).arg("-v").arg(&self.volume);
         run(command.args(["--output-format", "json", "--output"]).arg(&output)).ok();
         let report = read_json(&output);

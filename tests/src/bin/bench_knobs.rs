@@ -52,6 +52,8 @@ struct Setting {
     arguments: [String; 3],
     /// A line of the volume file.
     option: Option<(&'static str, u64)>,
+    /// The CPU that the load has to share, if it isn't free to use all.
+    load_cpu: Option<u32>,
 }
 
 const IMAGE: &str = "vm";
@@ -65,21 +67,28 @@ impl Knob {
             name,
             arguments: [arguments.clone(), arguments.clone(), arguments],
             option: None,
+            load_cpu: None,
         };
         let spin = |name, us: u64| Setting {
             option: Some(("spin_us", us)),
             ..same(name, format!("--spin-us {us}"))
         };
         match self {
-            // The first two say what a second core is worth. The third has the data bricks share no CPU with each other:
-            // bricks with two cores can't be faster than that where there are only two CPUs.
+            // With one core, bricks leave the other CPU to the load: the second core of two shares its CPU with that. What a
+            // core and a CPU more are worth together is the second against the third. The fourth has the data bricks share
+            // no CPU with each other: bricks with two cores can't be faster than that where there are only two CPUs.
             Knob::Cores => vec![
                 same("one core", "--cores 1".to_owned()),
                 same("two cores", "--cores 2".to_owned()),
                 Setting {
+                    load_cpu: Some(0),
+                    ..same("one core, which the load shares", "--cores 0,".to_owned())
+                },
+                Setting {
                     name: "one core each, on CPUs of their own",
                     arguments: ["0,", "1,", "0,"].map(|cores| format!("--cores {cores}")),
                     option: None,
+                    load_cpu: None,
                 },
             ],
             Knob::Spin => {
@@ -152,7 +161,10 @@ impl Side {
             cluster.set_option(key, value);
         }
         cluster.create_image(IMAGE, &format!("{size_mib}M"));
-        let runner = Runner::of(&cluster);
+        let mut runner = Runner::of(&cluster);
+        if let Some(cpu) = setting.load_cpu {
+            runner = runner.on_cpu(cpu);
+        }
         runner.perf(&job(case::FILL, size_mib, None), "fill");
         Side { name: setting.name, _cluster: cluster, runner, samples: vec![Vec::new(); CASES.len()] }
     }
