@@ -163,18 +163,28 @@ impl BlockSet {
         let end = self.end();
         let mut next = 0;
         std::iter::from_fn(move || {
-            while next < end && !self.contains(next as u16) {
-                next += 1;
-            }
-            if next >= end {
-                return None;
-            }
-            let first = next;
+            let first = self.first_from(next)?;
+            next = first;
             while next < end && next - first < usize::from(count_max) && self.contains(next as u16) {
                 next += 1;
             }
             Some(BlockRange::new(first as u16, (next - first) as u16))
         })
+    }
+
+    /// The first member that is `block` or comes after it. A read asks this of the one block it has: it has to cost
+    /// nothing however far behind in the shard that is.
+    fn first_from(&self, block: usize) -> Option<usize> {
+        let (index, bit) = (block / 64, block % 64);
+        let rest = self.words.get(index..)?;
+        let masks = std::iter::once(u64::MAX << bit).chain(std::iter::repeat(u64::MAX));
+        let (skipped, word) = rest
+            .iter()
+            .zip(masks)
+            .map(|(word, mask)| word & mask)
+            .enumerate()
+            .find(|(_, word)| *word != 0)?;
+        Some((index + skipped) * 64 + word.trailing_zeros() as usize)
     }
 
     /// The bitmap, block 0 in bit 0 of byte 0, no trailing zero bytes.
