@@ -84,7 +84,7 @@ fn stop_in_the_middle(cluster: &Cluster, image: &str, agent: &Process) -> bool {
     wait_for("the agent takes the image", LIMIT, || {
         (in_use(cluster, image) || !heals(agent).is_empty()).then_some(())
     });
-    agent.signal(Signal::SIGSTOP);
+    agent.stop();
     let holds = in_use(cluster, image);
     if !holds {
         println!("the heal was over before the agent could be stopped");

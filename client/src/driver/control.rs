@@ -24,6 +24,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Control {
     pub(crate) welcome: Welcome,
     address: String,
+    answer_timeout: Duration,
     outbox: Outbox,
     waiting: Rc<RefCell<Waiting>>,
     canceller: RefCell<Canceller>,
@@ -34,6 +35,8 @@ struct Waiting {
     next: u64,
     replies: HashMap<RequestId, oneshot::Sender<Frame>>,
     ended: bool,
+    /// A request wasn't answered in time. Whoever asks more questions doesn't wait for each.
+    silent: bool,
 }
 
 impl Control {
@@ -62,11 +65,17 @@ impl Control {
             waiting.ended = true;
             waiting.replies.clear();
         });
-        let canceller = RefCell::new(canceller);
-        Ok(Control { welcome, address: address.to_owned(), outbox, waiting, canceller })
+        let (address, canceller) = (address.to_owned(), RefCell::new(canceller));
+        Ok(Control { welcome, address, answer_timeout: ANSWER_TIMEOUT, outbox, waiting, canceller })
     }
 
-    /// Sends a request and waits for its reply.
+    /// The same connection, for one who only looks and waits no longer than this for an answer.
+    pub(crate) fn answering_within(mut self, answer_timeout: Duration) -> Control {
+        self.answer_timeout = answer_timeout;
+        self
+    }
+
+    /// Sends a request and waits for its reply. A brick that didn't answer one in time isn't asked again.
     pub(crate) async fn call(&self, mut header: Header, aux: Vec<u8>) -> Result<Frame, ConnectError> {
         let (sender, receiver) = oneshot::channel();
         {
@@ -74,19 +83,26 @@ impl Control {
             if waiting.ended {
                 return Err(ConnectError::Closed { address: self.address.clone() });
             }
+            if waiting.silent {
+                return Err(self.silence());
+            }
             header.request = RequestId(waiting.next);
             waiting.next += 1;
             waiting.replies.insert(header.request, sender);
         }
         self.outbox.push(Frame::new(header, aux, Bytes::new()));
-        match within(ANSWER_TIMEOUT, receiver).await {
+        match within(self.answer_timeout, receiver).await {
             Some(Ok(frame)) => Ok(frame),
             Some(Err(_)) => Err(ConnectError::Closed { address: self.address.clone() }),
-            None => Err(ConnectError::Timeout {
-                address: self.address.clone(),
-                seconds: ANSWER_TIMEOUT.as_secs(),
-            }),
+            None => {
+                self.waiting.borrow_mut().silent = true;
+                Err(self.silence())
+            }
         }
+    }
+
+    fn silence(&self) -> ConnectError {
+        ConnectError::Timeout { address: self.address.clone(), seconds: self.answer_timeout.as_secs() }
     }
 
     /// Itself, unless the life that welcomed us is below its floor, as another brick of its group told: whoever asks
@@ -111,5 +127,61 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.outbox.close();
         let _all_done = self.canceller.take().cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use brick_wire::{Incarnation, Role, VolumeUuid};
+
+    use super::super::runtime::start_runtime;
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(20);
+
+    /// Connected to a brick that says nothing more.
+    fn silent_control() -> Control {
+        let welcome = Welcome {
+            version: 1,
+            role: Role::Data,
+            blank: false,
+            features: 0,
+            brick: BrickUuid::NIL,
+            volume: VolumeUuid::NIL,
+            incarnation: Incarnation::default(),
+            cores: 1,
+            lanes: 1,
+            core: CoreIndex(0),
+            credit_bytes: 1 << 20,
+            lease_ms: 0,
+            reason: String::new(),
+            floors: Floors::default(),
+        };
+        Control {
+            address: "a:1".to_owned(),
+            answer_timeout: ANSWER_TIMEOUT,
+            outbox: Outbox::new(welcome.credit_bytes),
+            waiting: Rc::default(),
+            canceller: RefCell::new(Canceller::new()),
+            welcome,
+        }
+        .answering_within(LIMIT)
+    }
+
+    #[test]
+    fn a_silent_brick_is_waited_for_once() {
+        let mut runtime = start_runtime(256).expect("a runtime");
+        runtime.block_on(async {
+            let control = silent_control();
+            let first = control.ask(Opcode::BrickStatus, Vec::new()).await;
+            assert!(matches!(first, Err(ConnectError::Timeout { .. })), "{first:?}");
+            // Nothing is waited for: the answer is there when it is first looked for.
+            let mut second = pin!(control.ask(Opcode::BrickStatus, Vec::new()));
+            let second = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await;
+            assert!(matches!(second, Poll::Ready(Err(ConnectError::Timeout { .. }))), "{second:?}");
+        });
     }
 }

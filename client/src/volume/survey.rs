@@ -310,7 +310,8 @@ async fn open_control(
     timeout: Duration,
 ) -> Result<Control, ConnectError> {
     let connect = Control::open(&brick.address, caller, brick.brick, CoreIndex(0));
-    within(timeout, connect).await.unwrap_or_else(|| Err(silence(brick, timeout)))
+    let control = within(timeout, connect).await.unwrap_or_else(|| Err(silence(brick, timeout)))?;
+    Ok(control.answering_within(timeout))
 }
 
 fn silence(brick: &BrickConfig, timeout: Duration) -> ConnectError {

@@ -144,10 +144,10 @@ impl Brick {
         assert!(status.success(), "{}: {status}: {}", self.name, process.stderr());
     }
 
-    /// It falls silent, its connections stay: SIGSTOP.
+    /// It falls silent, its connections stay: SIGSTOP. Returns when none of its threads runs any more.
     #[track_caller]
     pub fn pause(&mut self) {
-        self.process().signal(Signal::SIGSTOP);
+        self.process().stop();
     }
 
     /// Ends a pause.

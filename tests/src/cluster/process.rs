@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{self, Id, WaitPidFlag};
 use nix::unistd::Pid;
 
 /// Pause between two looks at something that is waited for.
@@ -97,8 +98,21 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("pids are small"));
-        signal::kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.name));
+        signal::kill(self.nix_pid(), signal)
+            .unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.name));
+    }
+
+    /// Stops it where it is, until SIGCONT. A thread on another CPU may run on for a moment after SIGSTOP was sent; this
+    /// returns when all have stopped, or the process has ended.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let events = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let stopped = wait::waitid(Id::Pid(self.nix_pid()), events);
+        stopped.unwrap_or_else(|error| panic!("waiting until {} has stopped: {error}", self.name));
+    }
+
+    fn nix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.pid()).expect("pids are small"))
     }
 
     /// As a crash: SIGKILL.

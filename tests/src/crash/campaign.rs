@@ -353,7 +353,7 @@ impl Campaign {
         let image = &mut self.images[index];
         let mut old = image.server.take().expect("it runs");
         image.load.detach();
-        old.process().signal(Signal::SIGSTOP);
+        old.process().stop();
         image.load.break_connections();
         self.serve_again(index, Reopen::Takeover, Instant::now());
         old.process().signal(Signal::SIGCONT);
