@@ -4,9 +4,10 @@
 //! when it conflicts neither with one in flight nor with one that waits before it, so nobody starves.
 //! Readers share; everything else excludes. Shards are few and depths small, so lists beat trees.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hash;
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::blocks::BlockRange;
@@ -42,12 +43,12 @@ struct ShardClaims<T> {
 /// Claims of operations (`T` names one) on block ranges of shards (`K` names one).
 #[derive(Debug)]
 pub struct OverlapQueue<K, T> {
-    shards: HashMap<K, ShardClaims<T>>,
+    shards: FxHashMap<K, ShardClaims<T>>,
 }
 
 impl<K, T> Default for OverlapQueue<K, T> {
     fn default() -> Self {
-        OverlapQueue { shards: HashMap::new() }
+        OverlapQueue { shards: FxHashMap::default() }
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use brick_wire::{ImageUuid, LaneIndex, Status};
 
 use super::tasks::data_status;
-use super::{ActiveShard, DiskError, DiskRequest, Engine, Purpose, ShardKey, Token};
+use super::{ActiveShard, DiskError, DiskRequest, Engine, Purpose, ShardKey, ShardMap, Token};
 
 /// This part of a table is kept free for shards that are wanted suddenly.
 const SPARE_FRACTION: usize = 4;
@@ -49,7 +49,7 @@ struct Wanted {
 /// The table of one lane.
 #[derive(Debug, Default)]
 struct Table {
-    active: BTreeMap<ShardKey, Entry>,
+    active: ShardMap<Entry>,
     wanted: BTreeMap<ShardKey, Wanted>,
     /// The keys of `wanted` in order of arrival.
     queue: VecDeque<ShardKey>,
@@ -143,11 +143,14 @@ impl Table {
         candidates.into_iter().map(|(_, shard)| shard).collect()
     }
 
-    /// What the table in flight says.
+    /// What the table in flight says, in order.
     fn entries(&self) -> Vec<ActiveShard> {
         let active = self.active.iter().map(|(key, entry)| (key, entry.shard_shift));
         let adding = self.adding.iter().flatten().map(|(key, wanted)| (key, wanted.shard_shift));
-        active.chain(adding).map(|(key, shard_shift)| active_shard(*key, shard_shift)).collect()
+        let mut entries: Vec<ActiveShard> =
+            active.chain(adding).map(|(key, shard_shift)| active_shard(*key, shard_shift)).collect();
+        entries.sort_unstable_by_key(|entry| (entry.image, entry.shard));
+        entries
     }
 
     /// A task waits until the shard is active.

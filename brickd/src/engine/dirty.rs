@@ -52,13 +52,27 @@ impl ShardBits {
     /// Raises `blocks` to `generation` where they were older or clean; returns how many were clean.
     fn insert(&mut self, blocks: BlockRange, generation: Generation) -> u64 {
         let known: usize = self.layers.iter().map(|(_, set)| set.count_in(blocks)).sum();
+        for (_, older) in self.layers.iter_mut().take_while(|(other, _)| *other < generation) {
+            older.remove_range(blocks);
+        }
+        match self.layers.last_mut() {
+            // The usual case.
+            Some((newest, set)) if *newest == generation => set.insert_range(blocks),
+            _ => self.insert_beside(blocks, generation),
+        }
+        self.layers.retain(|(_, set)| !set.is_empty());
+        if self.layers.len() > LAYERS_MAX {
+            let (_, oldest) = self.layers.remove(0);
+            self.layers[0].1.insert_all(&oldest);
+        }
+        u64::from(blocks.count) - known as u64
+    }
+
+    /// Sets bits of a generation that isn't the newest, or has no layer yet.
+    fn insert_beside(&mut self, blocks: BlockRange, generation: Generation) {
         let mut fresh = BlockSet::from(blocks);
-        for (other, set) in &mut self.layers {
-            if *other < generation {
-                set.remove_range(blocks);
-            } else if *other > generation {
-                fresh.remove_all(set);
-            }
+        for (_, younger) in self.layers.iter().filter(|(other, _)| *other > generation) {
+            fresh.remove_all(younger);
         }
         match self.layers.binary_search_by_key(&generation, |(other, _)| *other) {
             Ok(index) => self.layers[index].1.insert_all(&fresh),
@@ -68,12 +82,6 @@ impl ShardBits {
                 self.layers.insert(index, (generation, fresh));
             }
         }
-        self.layers.retain(|(_, set)| !set.is_empty());
-        if self.layers.len() > LAYERS_MAX {
-            let (_, oldest) = self.layers.remove(0);
-            self.layers[0].1.insert_all(&oldest);
-        }
-        u64::from(blocks.count) - known as u64
     }
 
     /// Drops layers up to `generation`; returns the number of bits dropped.

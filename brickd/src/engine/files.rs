@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use brick_wire::{BlockSet, ImageUuid, LaneIndex, Role, ShardIndex, Status};
 
 use super::witness::page_bytes;
-use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, ShardLine, Token};
+use super::{DiskError, DiskRequest, Engine, FileSlot, Purpose, ShardKey, ShardLine, ShardMap, Token};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileState {
@@ -60,7 +60,7 @@ pub(super) enum Acquired {
 pub(super) struct Files {
     existing: BTreeSet<ShardKey>,
     existing_count: BTreeMap<ImageUuid, u64>,
-    open: BTreeMap<ShardKey, File>,
+    open: ShardMap<File>,
     free_slots: Vec<FileSlot>,
     /// Open files without users, but syncs, longest idle first.
     idle: ShardLine,
@@ -74,7 +74,7 @@ impl Files {
         let mut files = Files {
             existing: BTreeSet::new(),
             existing_count: BTreeMap::new(),
-            open: BTreeMap::new(),
+            open: ShardMap::default(),
             free_slots: (0..open_files_max).rev().map(FileSlot).collect(),
             idle: ShardLine::default(),
             slot_waiters: VecDeque::new(),
@@ -91,7 +91,7 @@ impl Files {
 
     /// Whether the shard has a file or is just getting one.
     pub(super) fn exists_soon(&self, key: ShardKey) -> bool {
-        self.exists(key) || self.open.contains_key(&key)
+        self.open.contains_key(&key) || self.exists(key)
     }
 
     /// Shards of the image with a file.
@@ -189,7 +189,7 @@ impl Files {
     }
 
     fn open_of(&self, image: ImageUuid) -> impl Iterator<Item = (&ShardKey, &File)> {
-        self.open.range((image, ShardIndex(0))..=(image, ShardIndex(u32::MAX)))
+        self.open.iter().filter(move |(key, _)| key.0 == image)
     }
 
     fn add_existing(&mut self, key: ShardKey) {

@@ -94,6 +94,9 @@ struct Token(u64);
 /// What belongs to tokens. Its order is the same in every run, but none that means anything.
 type TokenMap<T> = FxHashMap<Token, T>;
 
+/// What belongs to shards, where nobody asks for it in order.
+type ShardMap<T> = FxHashMap<ShardKey, T>;
+
 /// Shards in line, longest waiting first.
 type ShardLine = LinkedHashSet<ShardKey, FxBuildHasher>;
 

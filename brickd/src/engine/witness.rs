@@ -30,7 +30,7 @@ use brick_wire::{BlockRange, BlockSet, ImageUuid, Role, ShardIndex, Status};
 
 use super::flush::SyncTarget;
 use super::tasks::{Target, Task, Work};
-use super::{DiskRequest, Engine, ShardKey, ShardLine, Token};
+use super::{DiskRequest, Engine, ShardKey, ShardLine, ShardMap, Token};
 use crate::buffer::Buffer;
 
 /// Slots in memory before pages are dropped, per core: 16 MiB, which watch 16 GiB of blocks. Pages with news can't
@@ -78,7 +78,7 @@ struct Loading {
 /// The pages of a core.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
-    pages: BTreeMap<ShardKey, Page>,
+    pages: ShardMap<Page>,
     /// Shards that were active when the brick died: what the disk has of their pages means nothing.
     distrusted: BTreeSet<ShardKey>,
     /// Pages without users and news, longest unused first.
@@ -292,15 +292,19 @@ impl Witness {
 
     fn hold(&mut self, key: ShardKey) {
         let page = self.pages.get_mut(&key).expect("held pages exist");
+        if page.is_idle() {
+            self.idle.remove(&key);
+        }
         page.users += 1;
-        self.idle.remove(&key);
     }
 
     /// One user less.
     pub(super) fn release(&mut self, key: ShardKey) {
         let page = self.pages.get_mut(&key).expect("held pages exist");
         page.users = page.users.checked_sub(1).expect("users are counted");
-        self.note_idle(key);
+        if page.is_idle() {
+            self.idle.insert(key);
+        }
     }
 
     fn note_idle(&mut self, key: ShardKey) {
@@ -380,43 +384,34 @@ impl Engine {
             return true;
         }
         let Target { key, shard_bytes, .. } = task.target;
-        if self.is_of_other_size(key, shard_bytes) {
-            self.fail_task(token, Status::Invalid);
-            return false;
-        }
-        if self.witness.distrusted.remove(&key) {
-            self.witness.insert_unknown(key, shard_bytes);
-        }
+        let lane = self.lane_of(key);
         match self.witness.pages.get_mut(&key) {
-            None => {
-                if self.read_page_from(token, 0) {
-                    self.witness.insert(
-                        key,
-                        vec![UNKNOWN; slot_count(shard_bytes)],
-                        Some(Loading::default()),
-                    );
-                }
-                false
+            Some(page) if page.slots.len() != slot_count(shard_bytes) => {
+                self.fail_task(token, Status::Invalid);
+                return false;
             }
             Some(Page { loading: Some(loading), .. }) => {
                 loading.waiters.push(token);
-                false
+                return false;
             }
-            Some(_) => {
-                self.witness.hold(key);
-                self.task(token).page = true;
-                true
+            Some(_) => {}
+            // One of two clients is wrong about the image.
+            None if self.activity.shard_bytes(lane, key).is_some_and(|known| known != shard_bytes) => {
+                self.fail_task(token, Status::Invalid);
+                return false;
+            }
+            None if self.witness.distrusted.remove(&key) => self.witness.insert_unknown(key, shard_bytes),
+            None => {
+                if self.read_page_from(token, 0) {
+                    let slots = vec![UNKNOWN; slot_count(shard_bytes)];
+                    self.witness.insert(key, slots, Some(Loading::default()));
+                }
+                return false;
             }
         }
-    }
-
-    /// Whether the shard is known with another size: one of two clients is wrong about the image.
-    fn is_of_other_size(&self, key: ShardKey, shard_bytes: u64) -> bool {
-        let known = match self.witness.pages.get(&key) {
-            Some(page) => Some((page.slots.len() as u64) << BLOCK_SHIFT),
-            None => self.activity.shard_bytes(self.lane_of(key), key),
-        };
-        known.is_some_and(|known| known != shard_bytes)
+        self.witness.hold(key);
+        self.task(token).page = true;
+        true
     }
 
     /// Reads a block of the page, as an operation of the task that wants it first; `false` if that has to wait.
