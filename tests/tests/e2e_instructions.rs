@@ -22,8 +22,8 @@ struct Part {
 }
 
 const PARTS: [Part; 2] = [
-    Part { name: "bricks", functions: "*Engine*handle_event*", write_max: 42_000, read_max: 21_300 },
-    Part { name: "client", functions: "*replica*Group*handle_*", write_max: 15_500, read_max: 12_400 },
+    Part { name: "bricks", functions: "*Engine*handle_event*", write_max: 37_300, read_max: 15_800 },
+    Part { name: "client", functions: "*replica*Group*handle_*", write_max: 14_800, read_max: 11_400 },
 ];
 
 /// instructions: single requests on a healthy image.

@@ -6,6 +6,7 @@
 
 use brick_wire::overlap::Access;
 use brick_wire::{BlockRange, ShardIndex, Timestamp};
+use rustc_hash::FxHashMap;
 
 use super::Group;
 use super::flush::FlushOperation;
@@ -21,6 +22,9 @@ use super::write::{Patch, WriteOperation};
 /// Names an operation; grows, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OperationKey(pub(super) u64);
+
+/// What is under way. Each answer looks for its operation several times, and few ask for their order.
+pub(super) type Operations = FxHashMap<OperationKey, Operation>;
 
 /// Something under way.
 #[derive(Debug)]
@@ -132,10 +136,16 @@ impl Group {
 
     /// Drives everything, oldest first: links or epochs changed.
     pub(super) fn drive_all(&mut self) {
-        let keys: Vec<OperationKey> = self.operations.keys().copied().collect();
-        for key in keys {
+        for key in self.operation_keys() {
             self.drive(key);
         }
+    }
+
+    /// What is under way, oldest first.
+    pub(super) fn operation_keys(&self) -> Vec<OperationKey> {
+        let mut keys: Vec<OperationKey> = self.operations.keys().copied().collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Whether data requests may go out now.
@@ -202,8 +212,7 @@ impl Group {
         if matches!(self.phase, Phase::Closing) {
             return self.end(error);
         }
-        let keys: Vec<OperationKey> = self.operations.keys().copied().collect();
-        for key in keys {
+        for key in self.operation_keys() {
             self.fail_user(key, &error);
         }
     }

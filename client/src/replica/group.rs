@@ -15,7 +15,7 @@ use brick_wire::{
 };
 use bytes::Bytes;
 
-use super::admit::{Operation, OperationKey};
+use super::admit::{OperationKey, Operations};
 use super::balance::ReadLoads;
 use super::bricks::Brick;
 use super::epoch::Change;
@@ -68,7 +68,7 @@ pub struct Group {
     /// Somebody else's promise stopped us: prepare again, higher, but not before this (rule R4): who
     /// promised may be about to accept.
     pub(super) contested: Option<Timestamp>,
-    pub(super) operations: BTreeMap<OperationKey, Operation>,
+    pub(super) operations: Operations,
     pub(super) operation_next: u64,
     pub(super) overlap: OverlapQueue<ShardIndex, OperationKey>,
     pub(super) flush: FlushState,
@@ -145,7 +145,7 @@ impl Group {
             dropping: BrickSet::EMPTY,
             joining: None,
             contested: None,
-            operations: BTreeMap::new(),
+            operations: Operations::default(),
             operation_next: 0,
             overlap: OverlapQueue::default(),
             flush: FlushState::new(now),
@@ -437,8 +437,8 @@ impl Group {
             Phase::Serving | Phase::Ended(_) => {}
         }
         self.change = None;
-        for operation in std::mem::take(&mut self.operations).into_values() {
-            if let Some(request) = operation.user {
+        for key in self.operation_keys() {
+            if let Some(request) = self.operations.remove(&key).and_then(|operation| operation.user) {
                 self.actions.push_back(Action::Complete { request, result: Err(error.clone()) });
             }
         }

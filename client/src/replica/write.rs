@@ -315,15 +315,16 @@ impl Group {
         self.dropping = self.dropping.intersection(self.blank());
         let (in_sync, arbiters) = (self.in_sync(), self.config.arbiters());
         let mut refused = Vec::new();
-        for (key, operation) in &self.operations {
+        for key in self.operation_keys() {
+            let operation = &self.operations[&key];
             match &operation.kind {
                 // While a copy may still apply it, it keeps its blocks (rule I13), and is settled later.
                 Kind::Write(write)
                     if write.waiting.is_subset_of(arbiters) && !write.refused.is_subset_of(arbiters) =>
                 {
-                    refused.push((*key, Some((operation.shard, operation.blocks))));
+                    refused.push((key, Some((operation.shard, operation.blocks))));
                 }
-                Kind::Flush(flush) if flush.has_failed_on(in_sync) => refused.push((*key, None)),
+                Kind::Flush(flush) if flush.has_failed_on(in_sync) => refused.push((key, None)),
                 _ => {}
             }
         }
