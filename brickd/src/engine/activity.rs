@@ -374,11 +374,14 @@ impl Engine {
         }
     }
 
-    /// The lane's active shards whose page isn't durable.
+    /// The lane's active shards whose page isn't durable, in order.
     pub(super) fn pageless_shards(&mut self, lane: LaneIndex) -> Vec<ActiveShard> {
         let witness = &self.witness;
         let active = self.activity.table(lane).active.iter().filter(|(key, _)| !witness.is_durable(**key));
-        active.map(|(key, entry)| active_shard(*key, entry.shard_shift)).collect()
+        let mut shards: Vec<ActiveShard> =
+            active.map(|(key, entry)| active_shard(*key, entry.shard_shift)).collect();
+        shards.sort_unstable_by_key(|shard| (shard.image, shard.shard));
+        shards
     }
 }
 

@@ -276,6 +276,7 @@ impl Witness {
         while self.slots > SLOTS_MAX
             && let Some(victim) = self.idle.pop_front()
         {
+            assert!(self.pages[&victim].is_idle(), "a page with news stays");
             self.drop_page(victim);
         }
         self.note_idle(key);

@@ -35,8 +35,16 @@ struct Waiting {
     next: u64,
     replies: HashMap<RequestId, oneshot::Sender<Frame>>,
     ended: bool,
-    /// A request wasn't answered in time. Whoever asks more questions doesn't wait for each.
+    /// A request wasn't answered in time, and nothing was heard since. Whoever asks more questions doesn't wait for each.
     silent: bool,
+}
+
+impl Waiting {
+    /// A reply has come; who waits for it, if somebody still does.
+    fn answered(&mut self, request: RequestId) -> Option<oneshot::Sender<Frame>> {
+        self.silent = false;
+        self.replies.remove(&request)
+    }
 }
 
 impl Control {
@@ -55,7 +63,7 @@ impl Control {
         let (run_outbox, run_waiting, cancel) = (outbox.clone(), waiting.clone(), canceller.handle());
         monoio::spawn(async move {
             let receive = |frame: Frame| {
-                let sender = run_waiting.borrow_mut().replies.remove(&frame.header.request);
+                let sender = run_waiting.borrow_mut().answered(frame.header.request);
                 if let Some(sender) = sender {
                     let _caller_gave_up = sender.send(frame);
                 }
@@ -75,7 +83,8 @@ impl Control {
         self
     }
 
-    /// Sends a request and waits for its reply. A brick that didn't answer one in time isn't asked again.
+    /// Sends a request and waits for its reply. A brick that didn't answer one in time isn't asked
+    /// again before something is heard of it.
     pub(crate) async fn call(&self, mut header: Header, aux: Vec<u8>) -> Result<Frame, ConnectError> {
         let (sender, receiver) = oneshot::channel();
         {
@@ -171,6 +180,12 @@ mod tests {
         .answering_within(LIMIT)
     }
 
+    /// What the future comes to without any wait.
+    async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    }
+
     #[test]
     fn a_silent_brick_is_waited_for_once() {
         let mut runtime = start_runtime(256).expect("a runtime");
@@ -179,9 +194,11 @@ mod tests {
             let first = control.ask(Opcode::BrickStatus, Vec::new()).await;
             assert!(matches!(first, Err(ConnectError::Timeout { .. })), "{first:?}");
             // Nothing is waited for: the answer is there when it is first looked for.
-            let mut second = pin!(control.ask(Opcode::BrickStatus, Vec::new()));
-            let second = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await;
+            let second = poll_once(control.ask(Opcode::BrickStatus, Vec::new())).await;
             assert!(matches!(second, Poll::Ready(Err(ConnectError::Timeout { .. }))), "{second:?}");
+            assert!(control.waiting.borrow_mut().answered(RequestId(0)).is_some(), "the answer was late");
+            let third = poll_once(control.ask(Opcode::BrickStatus, Vec::new())).await;
+            assert!(third.is_pending(), "{third:?}");
         });
     }
 }

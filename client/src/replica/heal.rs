@@ -402,8 +402,8 @@ impl Group {
     /// Drops the pulls of a heal that was given up; its claims are free again.
     pub(super) fn forget_pulls(&mut self, target: BrickIndex) {
         let of_target = |kind: &Kind| matches!(kind, Kind::Pull(pull) if pull.target == target);
-        let keys = self.operations.iter().filter(|(_, operation)| of_target(&operation.kind));
-        let keys: Vec<OperationKey> = keys.map(|(key, _)| *key).collect();
+        let mut keys = self.operation_keys();
+        keys.retain(|key| of_target(&self.operations[key].kind));
         // Their blocks are safe to write meanwhile: the target is reset, and drained before it is used.
         for key in keys {
             match self.operations.get(&key).map(|operation| &operation.kind) {

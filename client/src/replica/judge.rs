@@ -14,7 +14,7 @@ use brick_wire::limits::DATA_BLOCKS_MAX;
 use brick_wire::{BlockRange, BlockSet, BrickIndex, BrickSet, Flags, ShardIndex};
 
 use super::Group;
-use super::admit::{Kind, OperationKey};
+use super::admit::{Kind, Operation, OperationKey};
 use super::group::Phase;
 use super::heal::PullOperation;
 use super::inquiry::Inquiry;
@@ -118,10 +118,10 @@ impl Group {
     /// An arbiter vouches no more: what it said before counts for nothing. The blocks are judged again.
     pub(super) fn adjourn(&mut self, arbiter: BrickIndex) {
         let asked = |kind: &Kind| matches!(kind, Kind::Judge(judge) if judge.inquiry.asked.contains(arbiter));
-        let operations = self.operations.iter().filter(|(_, operation)| asked(&operation.kind));
-        let operations: Vec<_> =
-            operations.map(|(key, operation)| (*key, operation.shard, operation.blocks)).collect();
-        for (key, shard, blocks) in operations {
+        let mut keys = self.operation_keys();
+        keys.retain(|key| asked(&self.operations[key].kind));
+        for key in keys {
+            let Operation { shard, blocks, .. } = self.operations[&key];
             self.suspicions.entry(shard).or_default().insert_range(blocks);
             self.finish(key, Ok(Output::Done));
         }

@@ -230,8 +230,8 @@ impl Group {
         }
         self.postpone_heal(arbiter);
         let of_arbiter = |kind: &Kind| matches!(kind, Kind::Copy(copy) if copy.arbiter == arbiter);
-        let keys = self.operations.iter().filter(|(_, operation)| of_arbiter(&operation.kind));
-        let keys: Vec<OperationKey> = keys.map(|(key, _)| *key).collect();
+        let mut keys = self.operation_keys();
+        keys.retain(|key| of_arbiter(&self.operations[key].kind));
         for key in keys {
             if self.operations.contains_key(&key) {
                 self.finish(key, Ok(Output::Done));

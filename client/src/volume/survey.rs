@@ -106,8 +106,11 @@ impl Volume {
 
     /// The home group's registers as a look reaches them, or which quorum is missing.
     pub(super) fn home_of(&self, survey: &Survey) -> Result<Reached, VolumeError> {
-        let control =
-            |brick: &Connected| brick.as_ref().map(|link| link.core_zero.clone()).map_err(Rc::clone);
+        let control = |brick: &Connected| match brick {
+            Ok(link) if link.silent.get() => Err(Rc::new(silence(&link.config, link.timeout))),
+            Ok(link) => Ok(link.core_zero.clone()),
+            Err(error) => Err(error.clone()),
+        };
         let controls = survey.groups[&0].iter().map(control).collect();
         Reached::new(controls, survey.session, 0, self.home().quorum)
     }
@@ -234,7 +237,7 @@ impl BrickLink {
                 self.silent.set(true);
                 return None;
             };
-            self.others.borrow_mut().push(Rc::new(control));
+            self.others.borrow_mut().push(Rc::new(control.answering_within(self.timeout)));
         }
         Some(std::iter::once(&self.core_zero).chain(self.others.borrow().iter()).cloned().collect())
     }
@@ -277,8 +280,7 @@ impl BrickLink {
     }
 
     async fn epochs(&self, brick: BrickIndex) -> Option<BTreeMap<ImageUuid, RegisterState>> {
-        let list = list_one(&self.core_zero, brick, RegisterKind::Epoch);
-        let Some(Ok(entries)) = within(self.timeout, list).await else {
+        let Ok(entries) = list_one(&self.core_zero, brick, RegisterKind::Epoch).await else {
             self.silent.set(true);
             return None;
         };
@@ -294,8 +296,8 @@ impl BrickLink {
         if self.silent.get() {
             return None;
         }
-        match within(self.timeout, core.ask(opcode, aux)).await {
-            Some(Ok(frame)) if frame.header.status == Status::Ok => Some(frame),
+        match core.ask(opcode, aux).await {
+            Ok(frame) if frame.header.status == Status::Ok => Some(frame),
             _ => {
                 self.silent.set(true);
                 None

@@ -9,7 +9,7 @@ use std::time::Duration;
 use brick_tests::bench::case::{self, Case};
 use brick_tests::bench::run::Runner;
 use brick_tests::bench::sample::Sample;
-use brick_tests::cluster::{Cluster, Options};
+use brick_tests::cluster::{Cluster, ONE_DATA, Options, TWO_AND_ARBITER};
 use clap::{Parser, ValueEnum};
 
 /// Compares settings of bricks and clients with the defaults.
@@ -35,6 +35,8 @@ struct Arguments {
 enum Knob {
     /// `brickd run --cores`
     Cores,
+    /// The same of a single brick, without replication
+    CoresOfOne,
     /// `brickd run --spin-us` and `spin_us` in the volume file
     Spin,
     /// `brickd run --ring`
@@ -48,8 +50,8 @@ enum Knob {
 /// A setting.
 struct Setting {
     name: &'static str,
-    /// Of the three bricks.
-    arguments: [String; 3],
+    /// Of each brick: two with data and an arbiter, or a single one.
+    arguments: Vec<String>,
     /// A line of the volume file.
     option: Option<(&'static str, u64)>,
     /// The CPU that the load has to share, if it isn't free to use all.
@@ -65,7 +67,7 @@ impl Knob {
     fn settings(self) -> Vec<Setting> {
         let same = |name, arguments: String| Setting {
             name,
-            arguments: [arguments.clone(), arguments.clone(), arguments],
+            arguments: vec![arguments; TWO_AND_ARBITER[0].len()],
             option: None,
             load_cpu: None,
         };
@@ -86,11 +88,23 @@ impl Knob {
                 },
                 Setting {
                     name: "one core each, on CPUs of their own",
-                    arguments: ["0,", "1,", "0,"].map(|cores| format!("--cores {cores}")),
+                    arguments: ["0,", "1,", "0,"].map(|cores| format!("--cores {cores}")).into(),
                     option: None,
                     load_cpu: None,
                 },
             ],
+            // A single brick needs more than a CPU where the load doesn't, and nothing else wants the other.
+            Knob::CoresOfOne => {
+                let single = |name, arguments: &str| Setting {
+                    arguments: vec![arguments.to_owned()],
+                    ..same(name, String::new())
+                };
+                vec![
+                    single("one core", "--cores 0,"),
+                    single("two cores", "--cores 2"),
+                    Setting { load_cpu: Some(0), ..single("one core, which the load shares", "--cores 0,") },
+                ]
+            }
             Knob::Spin => {
                 vec![spin("200 us", 200), spin("0", 0), spin("50 us", 50), spin("1000 us", 1000)]
             }
@@ -155,8 +169,10 @@ fn compare(knob: Knob, arguments: &Arguments) {
 
 impl Side {
     fn start(setting: Setting, size_mib: u64) -> Side {
-        let words = setting.arguments.map(|line| line.split(' ').map(str::to_owned).collect());
-        let cluster = Cluster::with(&Options { brick_arguments: words.into(), ..Options::as_shipped() });
+        let words = |line: &String| line.split(' ').map(str::to_owned).collect();
+        let brick_arguments: Vec<Vec<String>> = setting.arguments.iter().map(words).collect();
+        let shape = if brick_arguments.len() == 1 { ONE_DATA } else { TWO_AND_ARBITER };
+        let cluster = Cluster::with(&Options { shape, brick_arguments, ..Options::as_shipped() });
         if let Some((key, value)) = setting.option {
             cluster.set_option(key, value);
         }

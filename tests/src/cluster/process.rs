@@ -10,9 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
-use nix::sys::wait::{self, Id, WaitPidFlag};
+use nix::sys::wait::{self, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
+/// A thread that waits for the disk stops when that has answered.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks at something that is waited for.
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -106,9 +108,12 @@ impl Process {
     /// returns when all have stopped, or the process has ended.
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
-        let events = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        let stopped = wait::waitid(Id::Pid(self.nix_pid()), events);
-        stopped.unwrap_or_else(|error| panic!("waiting until {} has stopped: {error}", self.name));
+        let events =
+            WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        wait_for(&format!("{} stops", self.name), STOP_LIMIT, || {
+            let status = wait::waitid(Id::Pid(self.nix_pid()), events).expect("a child can be waited for");
+            (status != WaitStatus::StillAlive).then_some(())
+        });
     }
 
     fn nix_pid(&self) -> Pid {

@@ -1,6 +1,8 @@
 //! Frames that tell an arbiter of many writes: one answer, given when all of them are in effect or won't be.
 
+use brick_wire::body::Attach;
 use brick_wire::checksum::block_crcs;
+use brick_wire::cursor::Body;
 use brick_wire::placement::lane_of;
 use brick_wire::*;
 
@@ -50,6 +52,24 @@ fn dummy_writes_to_one_block_take_effect_in_their_order() {
     brick.release();
     assert_eq!([first, second].map(|request| brick.status_of(request)), [Some(Status::Ok); 2]);
     assert!(knows(&brick, 0, 3, 3));
+}
+
+#[test]
+fn dummy_writes_to_a_shard_of_another_size_are_refused() {
+    let (mut brick, alice) = holder_of(arbiter());
+    let first = tell(&mut brick, alice, &[(0, 3, 1)]);
+    assert_eq!(brick.status_of(first), Some(Status::Ok));
+    // Somebody takes the image's shards for larger ones.
+    let attach = Attach { image: image(), shard_shift: limits::SHARD_SHIFT_MIN + 2 };
+    let larger = ImageHandle(HANDLE.0 + 1);
+    let header = Header { image: larger, ..request(Opcode::Attach) };
+    let attached = brick.send(alice, header, attach.to_bytes(), None);
+    assert_eq!(brick.status_of(attached), Some(Status::Ok));
+    let data = blocks(2, 1);
+    let (header, aux) = dummy_writes(EPOCH, &[(ShardIndex(0), 300, &data)]);
+    let beyond = brick.send(alice, Header { image: larger, ..header }, aux, None);
+    assert_eq!(brick.status_of(beyond), Some(Status::Invalid));
+    assert!(knows(&brick, 0, 3, 1));
 }
 
 #[test]
