@@ -41,10 +41,10 @@ impl Engine {
         });
         let (mut waiting, mut parts_left) = (None, 0);
         for (target, crcs) in targets.collect::<Result<Vec<(Target, Crcs)>, Status>>()? {
-            let Target { key, blocks, .. } = target;
+            let Target { key, blocks, shard_bytes } = target;
             let any_new = self.dirty.insert(key, blocks, header.epoch.session, header.generation);
             self.bits_set(key, any_new);
-            if self.is_active(key) && self.record_at_once(key, blocks, &crcs) {
+            if self.is_active(key) && self.record_at_once(key, shard_bytes, blocks, &crcs) {
                 continue;
             }
             // Its parts can be taken back; it can't, and ends with them.

@@ -367,8 +367,14 @@ impl Engine {
     }
 
     /// Records blocks at once if the shard's page is here and nobody uses the blocks; `false` if that takes a task.
-    pub(super) fn record_at_once(&mut self, key: ShardKey, blocks: BlockRange, crcs: &[u32]) -> bool {
-        let fits = |page: &Page| page.loading.is_none() && usize::from(blocks.end()) <= page.slots.len();
+    pub(super) fn record_at_once(
+        &mut self,
+        key: ShardKey,
+        shard_bytes: u64,
+        blocks: BlockRange,
+        crcs: &[u32],
+    ) -> bool {
+        let fits = |page: &Page| page.loading.is_none() && page.slots.len() == slot_count(shard_bytes);
         if !self.witness.pages.get(&key).is_some_and(fits) || self.claims.is_claimed(key, blocks) {
             return false;
         }

@@ -106,11 +106,8 @@ impl Volume {
 
     /// The home group's registers as a look reaches them, or which quorum is missing.
     pub(super) fn home_of(&self, survey: &Survey) -> Result<Reached, VolumeError> {
-        let control = |brick: &Connected| match brick {
-            Ok(link) if link.silent.get() => Err(Rc::new(silence(&link.config, link.timeout))),
-            Ok(link) => Ok(link.core_zero.clone()),
-            Err(error) => Err(error.clone()),
-        };
+        let control =
+            |brick: &Connected| brick.as_ref().map(|link| link.core_zero.clone()).map_err(Rc::clone);
         let controls = survey.groups[&0].iter().map(control).collect();
         Reached::new(controls, survey.session, 0, self.home().quorum)
     }

@@ -66,9 +66,11 @@ fn dummy_writes_to_a_shard_of_another_size_are_refused() {
     let attached = brick.send(alice, header, attach.to_bytes(), None);
     assert_eq!(brick.status_of(attached), Some(Status::Ok));
     let data = blocks(2, 1);
-    let (header, aux) = dummy_writes(EPOCH, &[(ShardIndex(0), 300, &data)]);
-    let beyond = brick.send(alice, Header { image: larger, ..header }, aux, None);
-    assert_eq!(brick.status_of(beyond), Some(Status::Invalid));
+    for block in [3, 300] {
+        let (header, aux) = dummy_writes(EPOCH, &[(ShardIndex(0), block, &data)]);
+        let refused = brick.send(alice, Header { image: larger, ..header }, aux, None);
+        assert_eq!(brick.status_of(refused), Some(Status::Invalid), "block {block}");
+    }
     assert!(knows(&brick, 0, 3, 1));
 }
 
