@@ -147,10 +147,7 @@ impl Table {
     fn entries(&self) -> Vec<ActiveShard> {
         let active = self.active.iter().map(|(key, entry)| (key, entry.shard_shift));
         let adding = self.adding.iter().flatten().map(|(key, wanted)| (key, wanted.shard_shift));
-        let mut entries: Vec<ActiveShard> =
-            active.chain(adding).map(|(key, shard_shift)| active_shard(*key, shard_shift)).collect();
-        entries.sort_unstable_by_key(|entry| (entry.image, entry.shard));
-        entries
+        in_order(active.chain(adding).map(|(key, shard_shift)| active_shard(*key, shard_shift)))
     }
 
     /// A task waits until the shard is active.
@@ -378,11 +375,14 @@ impl Engine {
     pub(super) fn pageless_shards(&mut self, lane: LaneIndex) -> Vec<ActiveShard> {
         let witness = &self.witness;
         let active = self.activity.table(lane).active.iter().filter(|(key, _)| !witness.is_durable(**key));
-        let mut shards: Vec<ActiveShard> =
-            active.map(|(key, entry)| active_shard(*key, entry.shard_shift)).collect();
-        shards.sort_unstable_by_key(|shard| (shard.image, shard.shard));
-        shards
+        in_order(active.map(|(key, entry)| active_shard(*key, entry.shard_shift)))
     }
+}
+
+fn in_order(shards: impl Iterator<Item = ActiveShard>) -> Vec<ActiveShard> {
+    let mut shards: Vec<ActiveShard> = shards.collect();
+    shards.sort_unstable_by_key(|shard| (shard.image, shard.shard));
+    shards
 }
 
 fn active_shard(key: ShardKey, shard_shift: u8) -> ActiveShard {
