@@ -391,7 +391,6 @@ impl Engine {
             return true;
         }
         let Target { key, shard_bytes, .. } = task.target;
-        let lane = self.lane_of(key);
         match self.witness.pages.get_mut(&key) {
             Some(page) if page.slots.len() != slot_count(shard_bytes) => {
                 self.fail_task(token, Status::Invalid);
@@ -402,23 +401,36 @@ impl Engine {
                 return false;
             }
             Some(_) => {}
-            // One of two clients is wrong about the image.
-            None if self.activity.shard_bytes(lane, key).is_some_and(|known| known != shard_bytes) => {
-                self.fail_task(token, Status::Invalid);
-                return false;
-            }
-            None if self.witness.distrusted.remove(&key) => self.witness.insert_unknown(key, shard_bytes),
             None => {
-                if self.read_page_from(token, 0) {
-                    let slots = vec![UNKNOWN; slot_count(shard_bytes)];
-                    self.witness.insert(key, slots, Some(Loading::default()));
+                if !self.bring_page(token) {
+                    return false;
                 }
-                return false;
             }
         }
         self.witness.hold(key);
         self.task(token).page = true;
         true
+    }
+
+    /// Makes a page that isn't in memory: `true` if that is done at once, `false` if it takes a look at the disk, or if the
+    /// activity log knows the shard with another size.
+    fn bring_page(&mut self, token: Token) -> bool {
+        let Target { key, shard_bytes, .. } = self.tasks[&token].target;
+        let known = self.activity.shard_bytes(self.lane_of(key), key);
+        if known.is_some_and(|known| known != shard_bytes) {
+            // One of two clients is wrong about the image.
+            self.fail_task(token, Status::Invalid);
+            return false;
+        }
+        if self.witness.distrusted.remove(&key) {
+            self.witness.insert_unknown(key, shard_bytes);
+            return true;
+        }
+        if self.read_page_from(token, 0) {
+            let slots = vec![UNKNOWN; slot_count(shard_bytes)];
+            self.witness.insert(key, slots, Some(Loading::default()));
+        }
+        false
     }
 
     /// Reads a block of the page, as an operation of the task that wants it first; `false` if that has to wait.

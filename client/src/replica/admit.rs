@@ -143,7 +143,13 @@ impl Group {
 
     /// What is under way, oldest first.
     pub(super) fn operation_keys(&self) -> Vec<OperationKey> {
-        let mut keys: Vec<OperationKey> = self.operations.keys().copied().collect();
+        self.operations_where(|_| true)
+    }
+
+    /// What is under way and of such a kind, oldest first.
+    pub(super) fn operations_where(&self, wanted: impl Fn(&Kind) -> bool) -> Vec<OperationKey> {
+        let operations = self.operations.iter().filter(|(_, operation)| wanted(&operation.kind));
+        let mut keys: Vec<OperationKey> = operations.map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
     }

@@ -402,10 +402,8 @@ impl Group {
     /// Drops the pulls of a heal that was given up; its claims are free again.
     pub(super) fn forget_pulls(&mut self, target: BrickIndex) {
         let of_target = |kind: &Kind| matches!(kind, Kind::Pull(pull) if pull.target == target);
-        let mut keys = self.operation_keys();
-        keys.retain(|key| of_target(&self.operations[key].kind));
         // Their blocks are safe to write meanwhile: the target is reset, and drained before it is used.
-        for key in keys {
+        for key in self.operations_where(of_target) {
             match self.operations.get(&key).map(|operation| &operation.kind) {
                 Some(Kind::Pull(pull)) if pull.errand != Errand::Heal => self.give_up_pull(target, key),
                 Some(_) => self.finish(key, Ok(Output::Done)),

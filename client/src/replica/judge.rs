@@ -118,9 +118,7 @@ impl Group {
     /// An arbiter vouches no more: what it said before counts for nothing. The blocks are judged again.
     pub(super) fn adjourn(&mut self, arbiter: BrickIndex) {
         let asked = |kind: &Kind| matches!(kind, Kind::Judge(judge) if judge.inquiry.asked.contains(arbiter));
-        let mut keys = self.operation_keys();
-        keys.retain(|key| asked(&self.operations[key].kind));
-        for key in keys {
+        for key in self.operations_where(asked) {
             let Operation { shard, blocks, .. } = self.operations[&key];
             self.suspicions.entry(shard).or_default().insert_range(blocks);
             self.finish(key, Ok(Output::Done));

@@ -230,9 +230,7 @@ impl Group {
         }
         self.postpone_heal(arbiter);
         let of_arbiter = |kind: &Kind| matches!(kind, Kind::Copy(copy) if copy.arbiter == arbiter);
-        let mut keys = self.operation_keys();
-        keys.retain(|key| of_arbiter(&self.operations[key].kind));
-        for key in keys {
+        for key in self.operations_where(of_arbiter) {
             if self.operations.contains_key(&key) {
                 self.finish(key, Ok(Output::Done));
             }

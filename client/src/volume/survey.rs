@@ -74,7 +74,7 @@ impl Volume {
         for group in groups {
             let connect = |brick: &BrickConfig| {
                 let (brick, caller, timeout) = (brick.clone(), caller.clone(), self.config.brick_timeout);
-                monoio::spawn(async move { open_control(&brick, &caller, timeout).await })
+                monoio::spawn(async move { open_control(&brick, &caller, CoreIndex(0), timeout).await })
             };
             let bricks: Vec<_> = self.config.groups[group].bricks.iter().map(connect).collect();
             tasks.push((group, bricks));
@@ -228,13 +228,12 @@ impl BrickLink {
     async fn cores(&self) -> Option<Vec<Rc<Control>>> {
         let known = self.others.borrow().len() as u16;
         for core in known + 1..self.core_zero.welcome.cores {
-            let connect =
-                Control::open(&self.config.address, &self.caller, self.config.brick, CoreIndex(core));
-            let Some(Ok(control)) = within(self.timeout, connect).await else {
+            let control = open_control(&self.config, &self.caller, CoreIndex(core), self.timeout).await;
+            let Ok(control) = control else {
                 self.silent.set(true);
                 return None;
             };
-            self.others.borrow_mut().push(Rc::new(control.answering_within(self.timeout)));
+            self.others.borrow_mut().push(Rc::new(control));
         }
         Some(std::iter::once(&self.core_zero).chain(self.others.borrow().iter()).cloned().collect())
     }
@@ -306,9 +305,10 @@ impl BrickLink {
 async fn open_control(
     brick: &BrickConfig,
     caller: &Caller,
+    core: CoreIndex,
     timeout: Duration,
 ) -> Result<Control, ConnectError> {
-    let connect = Control::open(&brick.address, caller, brick.brick, CoreIndex(0));
+    let connect = Control::open(&brick.address, caller, brick.brick, core);
     let control = within(timeout, connect).await.unwrap_or_else(|| Err(silence(brick, timeout)))?;
     Ok(control.answering_within(timeout))
 }

@@ -93,7 +93,7 @@ impl Knob {
                     load_cpu: None,
                 },
             ],
-            // A single brick needs more than a CPU where the load doesn't, and nothing else wants the other.
+            // The two CPUs belong to one brick and the load.
             Knob::CoresOfOne => {
                 let single = |name, arguments: &str| Setting {
                     arguments: vec![arguments.to_owned()],
